@@ -1,0 +1,47 @@
+# optout: keep individual users out of usage tracking
+#
+#   make demo        see it work, on a throw-away server; installs what is missing
+#   make test        run every test, likewise
+#   make, make install, make installcheck   as with any PGXS extension
+
+EXTENSION = optout
+EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" optout.control)
+MODULE_big = optout
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
+DATA = $(sort $(wildcard sql/*--*.sql))
+PG_CPPFLAGS = -DOPTOUT_VERSION='"$(EXTVERSION)"'
+
+# The README's examples are a test like any other, made from the README.
+README_TEST = test/sql/readme.sql
+REGRESS = $(sort $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql) $(README_TEST)))
+REGRESS_OPTS = --inputdir=test
+ISOLATION = $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec)))
+ISOLATION_OPTS = --inputdir=test --outputdir=.
+TAP_TESTS = 1
+PROVE_TESTS = test/t/*.pl
+EXTRA_CLEAN = results regression.diffs regression.out output_iso tmp_check $(README_TEST)
+
+PG_CONFIG = pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+ifneq ($(wildcard $(PGXS)),)
+include $(PGXS)
+installcheck: $(README_TEST)
+$(OBJS): $(wildcard src/*.h) optout.control
+else
+all install installcheck clean:
+	@echo "No PostgreSQL server development files found by $(PG_CONFIG)." >&2
+	@echo "Install them (Debian and Ubuntu: postgresql-server-dev-NN), or set PG_CONFIG." >&2
+	@echo "'make demo' and 'make test' do so themselves." >&2
+	@exit 1
+endif
+
+$(README_TEST): README.md test/readme2sql
+	test/readme2sql README.md > $@
+
+demo:
+	@test/demo
+
+test:
+	@test/run
+
+.PHONY: all install installcheck clean demo test

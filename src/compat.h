@@ -1,0 +1,30 @@
+/*
+ * compat.h
+ *		Differences between the supported server versions, PostgreSQL 15 to 19.
+ *
+ * The rest of the code is written for the newest version; what an older one
+ * lacks is supplied here, so that no other file mentions a version.
+ */
+#ifndef OPTOUT_COMPAT_H
+#define OPTOUT_COMPAT_H
+
+#if PG_VERSION_NUM < 150000
+#error optout needs PostgreSQL 15 or later
+#endif
+
+#if PG_VERSION_NUM < 160000
+#define object_ownercheck(classid, objectid, roleid) \
+	(AssertMacro((classid) == RelationRelationId), \
+	 pg_class_ownercheck(objectid, roleid))
+#define object_aclcheck(classid, objectid, roleid, mode) \
+	(AssertMacro((classid) == ProcedureRelationId), \
+	 pg_proc_aclcheck(objectid, roleid, mode))
+/* what a setting's check hook returns is freed with free() there */
+#define guc_malloc(elevel, size) malloc(size)
+#endif
+
+#if PG_VERSION_NUM < 180000
+#define PG_MODULE_MAGIC_EXT(...) PG_MODULE_MAGIC
+#endif
+
+#endif							/* OPTOUT_COMPAT_H */

@@ -1,0 +1,459 @@
+/*
+ * guard.c
+ *		The guard of an event table: optout.guard(), optout.unguard(), and the
+ *		trigger that discards events of opted-out users.
+ *
+ * The trigger is
+ *
+ *		CREATE TRIGGER optout_guard BEFORE INSERT OR UPDATE OF uid, at ON event
+ *			FOR EACH ROW EXECUTE FUNCTION
+ *			optout.discard_opted_out('user_id', 'occurred_at')
+ *
+ * and fires ALWAYS.  Its arguments say what the columns of its UPDATE OF list
+ * are, in the same order.  Only the list names the columns: the server keeps
+ * it by number and thus follows renames, hands it down to partitions by name,
+ * and dumps it by the names of the day; it keeps a column of the list from
+ * being dropped or given another type.
+ *
+ * BEFORE triggers fire in order of their names, and each sees the row as the
+ * one before left it.  What a trigger with a later name writes into the
+ * columns is not checked; optout.guard() warns of such triggers.
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "parser/parse_func.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "ident.h"
+#include "periods.h"
+
+#define GUARD_TRIGGER "optout_guard"
+
+PG_FUNCTION_INFO_V1(optout_guard);
+PG_FUNCTION_INFO_V1(optout_unguard);
+PG_FUNCTION_INFO_V1(optout_discard_opted_out);
+
+/* what a column can be to the guard; the trigger's arguments name these */
+typedef enum GuardRole
+{
+	GUARD_USER_ID,
+	GUARD_ORGANIZATION,
+	GUARD_OCCURRED_AT,
+	GUARD_ROLES
+} GuardRole;
+
+static const char *const role_names[GUARD_ROLES] = {
+	"user_id", "organization", "occurred_at"
+};
+
+/* where a relation has these columns; kept from row to row */
+typedef struct GuardColumns
+{
+	AttrNumber	attnum[GUARD_ROLES];	/* 0 where there is none */
+	Oid			type[GUARD_ROLES];	/* base type */
+} GuardColumns;
+
+static Relation open_own_table(FunctionCallInfo fcinfo);
+static Oid	discard_function(void);
+static Trigger *find_guard(Relation rel);
+static void check_column(Relation rel, GuardRole role, const char *colname);
+static void warn_of_gaps(Relation rel);
+static void run(const char *command);
+static GuardColumns *get_columns(FunctionCallInfo fcinfo);
+static bool same_columns(const GuardColumns *columns,
+						 TupleTableSlot *a, TupleTableSlot *b);
+static bool accepts_row(const GuardColumns *columns, TupleTableSlot *slot);
+
+/*
+ * Open the relation given by the first argument, which must be a table that
+ * the effective caller owns, with the lock that CREATE TRIGGER takes.
+ */
+static Relation
+open_own_table(FunctionCallInfo fcinfo)
+{
+	Oid			relid;
+	Relation	rel;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("relation must not be null")));
+	relid = PG_GETARG_OID(0);
+
+	/* before waiting for the lock, lest others wait for us */
+	if (get_rel_name(relid) != NULL &&
+		!object_ownercheck(RelationRelationId, relid, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(relid));
+
+	rel = relation_open(relid, ShareRowExclusiveLock);
+	if (rel->rd_rel->relkind != RELKIND_RELATION &&
+		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a table", RelationGetRelationName(rel))));
+	return rel;
+}
+
+static Oid
+discard_function(void)
+{
+	return LookupFuncName(list_make2(makeString("optout"),
+									 makeString("discard_opted_out")),
+						  0, NULL, false);
+}
+
+/*
+ * The relation's trigger of the guard's name, or NULL.
+ */
+static Trigger *
+find_guard(Relation rel)
+{
+	TriggerDesc *trigdesc = rel->trigdesc;
+
+	for (int i = 0; trigdesc != NULL && i < trigdesc->numtriggers; i++)
+	{
+		if (strcmp(trigdesc->triggers[i].tgname, GUARD_TRIGGER) == 0)
+			return &trigdesc->triggers[i];
+	}
+	return NULL;
+}
+
+/*
+ * Raise an error unless the relation has such a column and the guard can read
+ * from it what it needs.
+ */
+static void
+check_column(Relation rel, GuardRole role, const char *colname)
+{
+	AttrNumber	attnum = get_attnum(RelationGetRelid(rel), colname);
+	Form_pg_attribute att;
+	Oid			type;
+
+	if (attnum == InvalidAttrNumber)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" of relation \"%s\" does not exist",
+						colname, RelationGetRelationName(rel)),
+				 errhint("Pass the name of the column that holds the event's %s.",
+						 role_names[role])));
+	if (attnum < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot guard by system column \"%s\"", colname)));
+
+	att = TupleDescAttr(RelationGetDescr(rel), attnum - 1);
+	type = getBaseType(att->atttypid);
+	if (role == GUARD_OCCURRED_AT && type != TIMESTAMPTZOID)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("column \"%s\" of relation \"%s\" cannot hold an event's %s",
+						colname, RelationGetRelationName(rel), role_names[role]),
+				 errdetail("It is of type %s, which is not %s.",
+						   format_type_be(att->atttypid),
+						   format_type_be(TIMESTAMPTZOID))));
+	if (role != GUARD_OCCURRED_AT && !ident_type_supported(type))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("column \"%s\" of relation \"%s\" cannot hold an event's %s",
+						colname, RelationGetRelationName(rel), role_names[role]),
+				 errdetail("It is of type %s.", format_type_be(att->atttypid)),
+				 errhint("Types text, character varying, character, name, uuid, bigint, integer and smallint will do.")));
+	if (att->attgenerated != '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot guard by generated column \"%s\" of relation \"%s\"",
+						colname, RelationGetRelationName(rel)),
+				 errdetail("Generated columns are computed after BEFORE triggers have fired.")));
+}
+
+/*
+ * Warn of what could get past the guard or get in its way later.
+ */
+static void
+warn_of_gaps(Relation rel)
+{
+	TriggerDesc *trigdesc = rel->trigdesc;
+	Oid			owner = rel->rd_rel->relowner;
+
+	for (int i = 0; trigdesc != NULL && i < trigdesc->numtriggers; i++)
+	{
+		Trigger    *trigger = &trigdesc->triggers[i];
+
+		if (TRIGGER_FOR_BEFORE(trigger->tgtype) &&
+			TRIGGER_FOR_ROW(trigger->tgtype) &&
+			(TRIGGER_FOR_INSERT(trigger->tgtype) || TRIGGER_FOR_UPDATE(trigger->tgtype)) &&
+			strcmp(trigger->tgname, GUARD_TRIGGER) > 0)
+			ereport(WARNING,
+					(errmsg("trigger \"%s\" of relation \"%s\" fires after the guard",
+							trigger->tgname, RelationGetRelationName(rel)),
+					 errdetail("What it writes into the guarded columns is not checked."),
+					 errhint("If it does so, give it a name that sorts before \"%s\".",
+							 GUARD_TRIGGER)));
+	}
+
+	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE &&
+		object_aclcheck(ProcedureRelationId, discard_function(), owner,
+						ACL_EXECUTE) != ACLCHECK_OK)
+	{
+		const char *owner_name = GetUserNameFromId(owner, false);
+
+		ereport(WARNING,
+				(errmsg("owner \"%s\" of relation \"%s\" cannot add partitions while it is guarded",
+						owner_name, RelationGetRelationName(rel)),
+				 errhint("GRANT EXECUTE ON FUNCTION optout.discard_opted_out() TO %s;",
+						 quote_identifier(owner_name))));
+	}
+}
+
+/*
+ * Run a utility command as the caller.
+ */
+static void
+run(const char *command)
+{
+	int			rc;
+
+	SPI_connect();
+	rc = SPI_execute(command, false, 0);
+	if (rc != SPI_OK_UTILITY)
+		elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(rc));
+	SPI_finish();
+}
+
+/*
+ * optout.guard(relation, user_id, organization, occurred_at)
+ */
+Datum
+optout_guard(PG_FUNCTION_ARGS)
+{
+	Relation	rel = open_own_table(fcinfo);
+	Trigger    *existing = find_guard(rel);
+	StringInfoData columns;
+	StringInfoData roles;
+	char	   *relname;
+
+	if (existing != NULL && existing->tgfoid != discard_function())
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("trigger \"%s\" of relation \"%s\" is not a guard",
+						GUARD_TRIGGER, RelationGetRelationName(rel)),
+				 errhint("Rename or drop it.")));
+	if (existing != NULL && existing->tgisclone)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("partition \"%s\" is guarded through its partitioned table",
+						RelationGetRelationName(rel)),
+				 errhint("Call optout.guard() for the partitioned table.")));
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the user_id column must not be null")));
+
+	initStringInfo(&columns);
+	initStringInfo(&roles);
+	for (int role = 0; role < GUARD_ROLES; role++)
+	{
+		const char *colname;
+
+		if (PG_ARGISNULL(role + 1))
+			continue;
+		colname = NameStr(*PG_GETARG_NAME(role + 1));
+		check_column(rel, role, colname);
+		appendStringInfo(&columns, "%s%s", columns.len > 0 ? ", " : "",
+						 quote_identifier(colname));
+		appendStringInfo(&roles, "%s'%s'", roles.len > 0 ? ", " : "",
+						 role_names[role]);
+	}
+	warn_of_gaps(rel);
+
+	/* close it, for ALTER TABLE wants no other user of it; the lock remains */
+	relname = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+										 RelationGetRelationName(rel));
+	relation_close(rel, NoLock);
+
+	run(psprintf("CREATE OR REPLACE TRIGGER " GUARD_TRIGGER
+				 " BEFORE INSERT OR UPDATE OF %s ON %s FOR EACH ROW"
+				 " EXECUTE FUNCTION optout.discard_opted_out(%s)",
+				 columns.data, relname, roles.data));
+	run(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " GUARD_TRIGGER, relname));
+	PG_RETURN_VOID();
+}
+
+/*
+ * optout.unguard(relation)
+ */
+Datum
+optout_unguard(PG_FUNCTION_ARGS)
+{
+	Relation	rel = open_own_table(fcinfo);
+	Trigger    *existing = find_guard(rel);
+	char	   *relname;
+
+	if (existing == NULL || existing->tgfoid != discard_function())
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("relation \"%s\" is not guarded",
+						RelationGetRelationName(rel))));
+
+	relname = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+										 RelationGetRelationName(rel));
+	relation_close(rel, NoLock);
+
+	run(psprintf("DROP TRIGGER " GUARD_TRIGGER " ON %s", relname));
+	PG_RETURN_VOID();
+}
+
+/*
+ * Which columns of this relation the trigger is to read.
+ */
+static GuardColumns *
+get_columns(FunctionCallInfo fcinfo)
+{
+	GuardColumns *columns = fcinfo->flinfo->fn_extra;
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+	Trigger    *trigger = trigdata->tg_trigger;
+	TupleDesc	tupdesc = RelationGetDescr(trigdata->tg_relation);
+
+	if (columns != NULL)
+		return columns;
+
+	columns = MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(GuardColumns));
+	for (int i = 0; i < Min(trigger->tgnargs, trigger->tgnattr); i++)
+	{
+		for (int role = 0; role < GUARD_ROLES; role++)
+		{
+			if (strcmp(trigger->tgargs[i], role_names[role]) == 0)
+			{
+				columns->attnum[role] = trigger->tgattr[i];
+				columns->type[role] =
+					getBaseType(TupleDescAttr(tupdesc, trigger->tgattr[i] - 1)->atttypid);
+			}
+		}
+	}
+	if (columns->attnum[GUARD_USER_ID] == InvalidAttrNumber ||
+		trigger->tgnargs != trigger->tgnattr)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("trigger \"%s\" of relation \"%s\" does not say which columns to read",
+						trigger->tgname,
+						RelationGetRelationName(trigdata->tg_relation)),
+				 errhint("Let optout.guard() create it.")));
+
+	fcinfo->flinfo->fn_extra = columns;
+	return columns;
+}
+
+/*
+ * Whether two versions of a row are the same as far as the guard can see.
+ */
+static bool
+same_columns(const GuardColumns *columns, TupleTableSlot *a, TupleTableSlot *b)
+{
+	for (int role = 0; role < GUARD_ROLES; role++)
+	{
+		AttrNumber	attnum = columns->attnum[role];
+		Form_pg_attribute att;
+		Datum		x,
+					y;
+		bool		xnull,
+					ynull;
+
+		if (attnum == InvalidAttrNumber)
+			continue;
+		att = TupleDescAttr(a->tts_tupleDescriptor, attnum - 1);
+		x = slot_getattr(a, attnum, &xnull);
+		y = slot_getattr(b, attnum, &ynull);
+		if (xnull != ynull ||
+			(!xnull && !datum_image_eq(x, y, att->attbyval, att->attlen)))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Whether the row's event may be stored.
+ */
+static bool
+accepts_row(const GuardColumns *columns, TupleTableSlot *slot)
+{
+	Datum		value[GUARD_ROLES];
+	bool		isnull[GUARD_ROLES];
+	text	   *organization = NULL;
+	TimestampTz occurred_at = 0;
+
+	for (int role = 0; role < GUARD_ROLES; role++)
+	{
+		isnull[role] = true;
+		if (columns->attnum[role] != InvalidAttrNumber)
+			value[role] = slot_getattr(slot, columns->attnum[role], &isnull[role]);
+	}
+
+	/* as in accepts.c */
+	if (!isnull[GUARD_ORGANIZATION])
+		organization = ident_from_datum(columns->type[GUARD_ORGANIZATION],
+										value[GUARD_ORGANIZATION]);
+	organization = organization_resolve(organization);
+	if (isnull[GUARD_USER_ID])
+		return true;
+	if (!isnull[GUARD_OCCURRED_AT])
+		occurred_at = DatumGetTimestampTz(value[GUARD_OCCURRED_AT]);
+
+	return !periods_cover(organization,
+						  ident_from_datum(columns->type[GUARD_USER_ID],
+										   value[GUARD_USER_ID]),
+						  isnull[GUARD_OCCURRED_AT] ? NULL : &occurred_at);
+}
+
+/*
+ * optout.discard_opted_out(), the trigger function
+ */
+Datum
+optout_discard_opted_out(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+	GuardColumns *columns;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_BEFORE(trigdata->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) ||
+		TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" must be fired before a row is inserted or updated",
+						"optout.discard_opted_out"),
+				 errhint("Let optout.guard() create the trigger.")));
+
+	columns = get_columns(fcinfo);
+
+	if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
+		return PointerGetDatum(accepts_row(columns, trigdata->tg_trigslot) ?
+							   trigdata->tg_trigtuple : NULL);
+
+	/*
+	 * An update passes unless it re-attributes the event.  So does one that a
+	 * foreign key's ON UPDATE action makes: it is not an event that arrives,
+	 * and to skip it would leave a row that violates the foreign key.  (The
+	 * server runs only these actions in such a context.)
+	 */
+	if (InNoForceRLSOperation() ||
+		same_columns(columns, trigdata->tg_trigslot, trigdata->tg_newslot) ||
+		accepts_row(columns, trigdata->tg_newslot))
+		return PointerGetDatum(trigdata->tg_newtuple);
+	return PointerGetDatum(NULL);
+}

@@ -1,0 +1,299 @@
+/*
+ * ident.c
+ *		Organisations and user ids as the SQL functions receive them.
+ *
+ * Both are compared byte for byte.  An organisation is always optional: NULL
+ * means the setting optout.organization.  What can be no organisation's name
+ * is an error wherever it appears, in the filter too; what can be no user's id
+ * is an error where a user is administered, while the filter just finds that
+ * nobody of that id is opted out.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/uuid.h"
+
+#include "compat.h"
+#include "ident.h"
+
+/* bytes of an identifier that an error message shows at most */
+#define IDENT_SHOWN_LEN 64
+
+static char *organization_setting;
+
+/* the same as a text value; kept by the setting's assign hook */
+static text *organization_setting_text;
+
+static bool check_organization(char **newval, void **extra, GucSource source);
+static void assign_organization(const char *newval, void *extra);
+static text *check_ident(const char *what, text *ident);
+static int	compare_user_ids(const void *a, const void *b);
+
+/*
+ * Define the settings this file owns.
+ */
+void
+ident_define_settings(void)
+{
+	DefineCustomStringVariable("optout.organization",
+							   "Sets the organization that is meant where none is given.",
+							   "Where all users are of one organization, it never needs to be named.",
+							   &organization_setting,
+							   "default",
+							   PGC_USERSET,
+							   0,
+							   check_organization,
+							   assign_organization,
+							   NULL);
+}
+
+/*
+ * Check hook: refuse what can be no organisation's name, and prepare the text
+ * value so that the filter need not make one for each event.
+ */
+static bool
+check_organization(char **newval, void **extra, GucSource source)
+{
+	size_t		len = strlen(*newval);
+	text	   *value;
+
+	if (len == 0 || strcmp(*newval, EVERY_ORGANIZATION) == 0)
+	{
+		GUC_check_errdetail("This is no organization's name.");
+		return false;
+	}
+	if (len > IDENT_MAX_LEN)
+	{
+		GUC_check_errdetail("An organization's name has at most %d bytes.",
+							IDENT_MAX_LEN);
+		return false;
+	}
+
+	value = (text *) guc_malloc(LOG, VARHDRSZ + len);
+	if (value == NULL)
+		return false;
+	SET_VARSIZE(value, VARHDRSZ + len);
+	memcpy(VARDATA(value), *newval, len);
+	*extra = value;
+	return true;
+}
+
+static void
+assign_organization(const char *newval, void *extra)
+{
+	organization_setting_text = (text *) extra;
+}
+
+/*
+ * The identifier for an error message, in the server encoding, not too long.
+ */
+char *
+ident_for_message(text *ident)
+{
+	const char *bytes = VARDATA_ANY(ident);
+	int			len = VARSIZE_ANY_EXHDR(ident);
+	int			shown = pg_mbcliplen(bytes, len, IDENT_SHOWN_LEN);
+
+	return psprintf("%.*s%s", shown, bytes, shown < len ? "..." : "");
+}
+
+/*
+ * Refuse an identifier that is empty or too long.
+ */
+static text *
+check_ident(const char *what, text *ident)
+{
+	if (VARSIZE_ANY_EXHDR(ident) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be empty", what)));
+	if (VARSIZE_ANY_EXHDR(ident) > IDENT_MAX_LEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s \"%s\" is too long", what, ident_for_message(ident)),
+				 errdetail("It has %d bytes, the limit is %d.",
+						   (int) VARSIZE_ANY_EXHDR(ident), IDENT_MAX_LEN)));
+	return ident;
+}
+
+/*
+ * The organisation meant by an argument: NULL stands for the setting.
+ * Error 22023 for what is no organisation's name.
+ */
+text *
+organization_resolve(text *organization)
+{
+	if (organization == NULL)
+		return organization_setting_text;
+
+	check_ident("organization", organization);
+	if (VARSIZE_ANY_EXHDR(organization) == 1 &&
+		*VARDATA_ANY(organization) == EVERY_ORGANIZATION[0])
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" is not an organization", EVERY_ORGANIZATION),
+				 errdetail("It stands for every organization in optout.grant_authority() and optout.revoke_authority() only.")));
+	return organization;
+}
+
+/*
+ * The same, but '*' for every organisation is allowed.
+ */
+text *
+organization_or_every(text *organization)
+{
+	if (organization != NULL &&
+		VARSIZE_ANY_EXHDR(organization) == 1 &&
+		*VARDATA_ANY(organization) == EVERY_ORGANIZATION[0])
+		return organization;
+	return organization_resolve(organization);
+}
+
+/*
+ * The set of the one given user, NULL being an error (22004).
+ */
+UserIds
+user_ids_from_text(text *user_id)
+{
+	UserIds		users;
+
+	if (user_id == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("user_id must not be null")));
+
+	users.count = 1;
+	users.ids = palloc(sizeof(Datum));
+	users.ids[0] = PointerGetDatum(check_ident("user_id", user_id));
+	return users;
+}
+
+/*
+ * The set of the users in an array.  Sorted, so that callers who lock rows one
+ * after the other do so in the same order and cannot deadlock.  Errors: 22004
+ * for a NULL array or element, 2202E for more than one dimension.
+ */
+UserIds
+user_ids_from_array(ArrayType *array)
+{
+	UserIds		users;
+	bool	   *nulls;
+	int			nelems;
+
+	if (array == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("user_ids must not be null")));
+	if (ARR_NDIM(array) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("user_ids must be one-dimensional"),
+				 errdetail("The array has %d dimensions.", ARR_NDIM(array))));
+
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT,
+					  &users.ids, &nulls, &nelems);
+	for (int i = 0; i < nelems; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("user_ids must not contain null"),
+					 errdetail("Element %d is null.",
+							   ARR_LBOUND(array)[0] + i)));
+		check_ident("user_id", DatumGetTextPP(users.ids[i]));
+	}
+
+	users.count = 0;
+	if (nelems > 0)
+	{
+		qsort(users.ids, nelems, sizeof(Datum), compare_user_ids);
+		for (int i = 0; i < nelems; i++)
+		{
+			if (i == 0 ||
+				compare_user_ids(&users.ids[i], &users.ids[users.count - 1]) != 0)
+				users.ids[users.count++] = users.ids[i];
+		}
+	}
+	return users;
+}
+
+/* byte for byte, as collation "C" does; elements of an array are not toasted */
+static int
+compare_user_ids(const void *a, const void *b)
+{
+	text	   *x = DatumGetTextPP(*(const Datum *) a);
+	text	   *y = DatumGetTextPP(*(const Datum *) b);
+	int			xlen = VARSIZE_ANY_EXHDR(x);
+	int			ylen = VARSIZE_ANY_EXHDR(y);
+	int			cmp = memcmp(VARDATA_ANY(x), VARDATA_ANY(y), Min(xlen, ylen));
+
+	if (cmp != 0)
+		return cmp;
+	return (xlen > ylen) - (xlen < ylen);
+}
+
+/*
+ * The set as a text[], for SQL.
+ */
+ArrayType *
+user_ids_to_array(const UserIds *users)
+{
+	return construct_array(users->ids, users->count, TEXTOID, -1, false,
+						   TYPALIGN_INT);
+}
+
+/*
+ * Whether a column of this (base) type can hold an identifier.
+ */
+bool
+ident_type_supported(Oid type)
+{
+	switch (type)
+	{
+		case TEXTOID:
+		case VARCHAROID:
+		case BPCHAROID:
+		case NAMEOID:
+		case UUIDOID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/*
+ * An identifier as text, the same that a cast to text makes of it, so that all
+ * types of column agree on the same user.
+ */
+text *
+ident_from_datum(Oid type, Datum value)
+{
+	switch (type)
+	{
+		case TEXTOID:
+		case VARCHAROID:
+			return DatumGetTextPP(value);
+		case BPCHAROID:
+			/* drops the padding */
+			return DatumGetTextPP(DirectFunctionCall1(rtrim1, value));
+		case NAMEOID:
+			return cstring_to_text(NameStr(*DatumGetName(value)));
+		case UUIDOID:
+			return cstring_to_text(DatumGetCString(DirectFunctionCall1(uuid_out, value)));
+		case INT2OID:
+			return cstring_to_text(DatumGetCString(DirectFunctionCall1(int2out, value)));
+		case INT4OID:
+			return cstring_to_text(DatumGetCString(DirectFunctionCall1(int4out, value)));
+		case INT8OID:
+			return cstring_to_text(DatumGetCString(DirectFunctionCall1(int8out, value)));
+		default:
+			elog(ERROR, "unexpected type %u for an identifier", type);
+	}
+	return NULL;				/* keep compiler quiet */
+}

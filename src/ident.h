@@ -1,0 +1,36 @@
+/*
+ * ident.h
+ *		Organisations and user ids as the SQL functions receive them.
+ */
+#ifndef OPTOUT_IDENT_H
+#define OPTOUT_IDENT_H
+
+#include "utils/array.h"
+
+/* what an organisation or a user id may measure, in bytes; so do the tables */
+#define IDENT_MAX_LEN 1024
+
+/* stands for every organisation in an authority, and is no organisation's name */
+#define EVERY_ORGANIZATION "*"
+
+/* a set of user ids: checked, sorted byte for byte, without duplicates */
+typedef struct UserIds
+{
+	int			count;
+	Datum	   *ids;			/* text */
+} UserIds;
+
+extern void ident_define_settings(void);
+
+extern text *organization_resolve(text *organization);
+extern text *organization_or_every(text *organization);
+extern UserIds user_ids_from_text(text *user_id);
+extern UserIds user_ids_from_array(ArrayType *array);
+extern ArrayType *user_ids_to_array(const UserIds *users);
+
+extern bool ident_type_supported(Oid type);
+extern text *ident_from_datum(Oid type, Datum value);
+
+extern char *ident_for_message(text *ident);
+
+#endif							/* OPTOUT_IDENT_H */

@@ -1,0 +1,29 @@
+/*
+ * optout.c
+ *		Module start of optout, which keeps individual users out of usage
+ *		tracking.
+ *
+ * Where things are: accepts.c is the filter, guard.c the trigger that applies
+ * it, admin.c what administrators call; they rest on periods.c (who is opted
+ * out), directory.c (who there is), authority.c (who may do what), ident.c
+ * (organisations and user ids) and state.c (how the tables are read and
+ * written).  sql/ holds the SQL side.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "utils/guc.h"
+
+#include "compat.h"
+#include "ident.h"
+
+PG_MODULE_MAGIC_EXT(.name = "optout", .version = OPTOUT_VERSION);
+
+extern PGDLLEXPORT void _PG_init(void);
+
+void
+_PG_init(void)
+{
+	ident_define_settings();
+	MarkGUCPrefixReserved("optout");
+}

@@ -1,0 +1,164 @@
+/*
+ * periods.c
+ *		The state table, optout.opt_out_period: look up, open and close periods.
+ *
+ * That a user never has two open periods, and that periods never overlap,
+ * rests on the order in which the administration functions act:
+ *
+ *	1. lock the users' rows in the directory, in order of their ids;
+ *	2. lock their open periods, in the same order;
+ *	3. read the clock, take a snapshot, decide and write.
+ *
+ * To open a period step 1 is enough, since a user who is not in the directory
+ * cannot be opted out: whoever else changes a user of the directory holds the
+ * same lock.  Step 2 serves users who have left the directory while opted out.
+ * Should all that fail, the unique index on open periods raises an error.
+ *
+ * Clocks may go back, even between sessions.  So a period starts no earlier
+ * than the user's last one ended, and ends at least a microsecond after it
+ * started.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "periods.h"
+#include "state.h"
+
+/* columns of optout.opt_out_period */
+#define Anum_period_organization 1
+#define Anum_period_user_id 2
+#define Anum_period_opted_out_at 3
+#define Anum_period_opted_in_at 4
+
+static Datum caller_name(void);
+
+/* what goes into opted_out_by and opted_in_by: the effective caller */
+static Datum
+caller_name(void)
+{
+	return CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
+}
+
+/*
+ * Whether the user is opted out now or was at the given time (if not NULL).
+ *
+ * The table stays locked until the transaction ends, as after any query.
+ */
+bool
+periods_cover(text *organization, text *user_id, const TimestampTz *occurred_at)
+{
+	Relation	rel = state_open("opt_out_period", AccessShareLock);
+	ScanKeyData keys[2];
+	StateScan	scan;
+	HeapTuple	tuple;
+	bool		covered = false;
+
+	state_key(&keys[0], Anum_period_user_id, user_id);
+	state_key(&keys[1], Anum_period_organization, organization);
+	state_beginscan(&scan, rel, state_index("opt_out_period_pkey"), 2, keys);
+	while (!covered && HeapTupleIsValid(tuple = state_getnext(&scan)))
+	{
+		bool		isnull;
+		bool		isopen;
+		TimestampTz opted_out_at;
+		TimestampTz opted_in_at;
+
+		opted_out_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_period_opted_out_at,
+														RelationGetDescr(rel), &isnull));
+		opted_in_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_period_opted_in_at,
+													   RelationGetDescr(rel), &isopen));
+		covered = isopen ||
+			(occurred_at != NULL &&
+			 opted_out_at <= *occurred_at && *occurred_at < opted_in_at);
+	}
+	state_endscan(&scan);
+	table_close(rel, NoLock);
+	return covered;
+}
+
+/*
+ * Lock the open periods of those users who have one, and return these users.
+ * The caller has locked the users' rows of the directory, in the same order.
+ */
+UserIds
+periods_lock_open(text *organization, const UserIds *users)
+{
+	Relation	rel = state_open("opt_out_period", RowExclusiveLock);
+	Oid			index = state_index("opt_out_period_open_key");
+	UserIds		result;
+
+	result.count = 0;
+	result.ids = palloc(Max(users->count, 1) * sizeof(Datum));
+	for (int i = 0; i < users->count; i++)
+	{
+		ScanKeyData keys[2];
+
+		state_key(&keys[0], Anum_period_organization, organization);
+		state_key(&keys[1], Anum_period_user_id, DatumGetTextPP(users->ids[i]));
+		if (state_lock_row(rel, index, 2, keys))
+			result.ids[result.count++] = users->ids[i];
+	}
+	table_close(rel, NoLock);
+	return result;
+}
+
+/*
+ * Open a period for each of the users who has none open.  Returns how many.
+ * The caller has locked all the users' rows of the directory.
+ */
+uint64
+periods_open(text *organization, const UserIds *users, text *reason)
+{
+	Oid			argtypes[5] = {TEXTOID, TEXTARRAYOID, TIMESTAMPTZOID, TEXTOID, TEXTOID};
+	Datum		values[5];
+	char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
+
+	values[0] = PointerGetDatum(organization);
+	values[1] = PointerGetDatum(user_ids_to_array(users));
+	values[2] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[3] = caller_name();
+	values[4] = PointerGetDatum(reason);
+	if (reason == NULL)
+		nulls[4] = 'n';
+
+	return state_execute("INSERT INTO optout.opt_out_period "
+						 "(organization, user_id, opted_out_at, opted_out_by, reason) "
+						 "SELECT $1, u.user_id, "
+						 "GREATEST($3, (SELECT max(p.opted_in_at) FROM optout.opt_out_period p "
+						 "WHERE p.organization = $1 AND p.user_id = u.user_id)), $4, $5 "
+						 "FROM unnest($2) AS u (user_id) "
+						 "WHERE NOT EXISTS (SELECT FROM optout.opt_out_period p "
+						 "WHERE p.organization = $1 AND p.user_id = u.user_id "
+						 "AND p.opted_in_at IS NULL)",
+						 5, argtypes, values, nulls);
+}
+
+/*
+ * Close the open periods of the users.  Returns how many.
+ * The caller has locked these periods.
+ */
+uint64
+periods_close(text *organization, const UserIds *users)
+{
+	Oid			argtypes[4] = {TEXTOID, TEXTARRAYOID, TIMESTAMPTZOID, TEXTOID};
+	Datum		values[4];
+
+	values[0] = PointerGetDatum(organization);
+	values[1] = PointerGetDatum(user_ids_to_array(users));
+	values[2] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[3] = caller_name();
+
+	return state_execute("UPDATE optout.opt_out_period AS p "
+						 "SET opted_in_at = GREATEST($3, p.opted_out_at + interval '1 microsecond'), "
+						 "opted_in_by = $4 "
+						 "FROM unnest($2) AS u (user_id) "
+						 "WHERE p.organization = $1 AND p.user_id = u.user_id "
+						 "AND p.opted_in_at IS NULL",
+						 4, argtypes, values, NULL);
+}

@@ -1,0 +1,278 @@
+/*
+ * state.c
+ *		Access to the extension's tables under the latest snapshot.
+ *
+ * Who is opted out is what has been committed by now, not what had been when
+ * the statement or the transaction began.  So every look-up here takes a
+ * snapshot of its own, at any isolation level; it sees the changes that the
+ * transaction's earlier commands made, and no others that are not committed.
+ *
+ * Writers lock the rows they rely on before they take the snapshot to decide
+ * by (state_lock_row(), then state_execute()).  A row so locked cannot change
+ * until they commit, and the snapshot, being younger than the lock, shows its
+ * latest version.  That is why there is no serialization failure even in a
+ * REPEATABLE READ transaction, where the executor's own FOR UPDATE would raise
+ * one for any row changed since the transaction began.
+ *
+ * Only two things act with other rights than the caller's: the look-ups, which
+ * check no privilege at all, and state_execute(), which acts as the tables'
+ * owner.  Callers check authority first.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_extension.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+
+#include "compat.h"
+#include "state.h"
+
+static Oid	state_relid(const char *relname);
+static Snapshot latest_snapshot(void);
+static uint64 execute(const char *command, int nargs, Oid *argtypes,
+					  Datum *values, const char *nulls, bool want_count);
+
+/*
+ * The owner of the extension.
+ */
+Oid
+state_owner(void)
+{
+	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Oid			owner = InvalidOid;
+
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber,
+				F_NAMEEQ, CStringGetDatum("optout"));
+	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+
+	if (!OidIsValid(owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("extension \"%s\" does not exist", "optout")));
+	return owner;
+}
+
+static Oid
+state_relid(const char *relname)
+{
+	Oid			nspid = get_namespace_oid("optout", false);
+	Oid			relid = get_relname_relid(relname, nspid);
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"%s.%s\" does not exist", "optout", relname)));
+	return relid;
+}
+
+/*
+ * Open one of the extension's tables.
+ */
+Relation
+state_open(const char *table, LOCKMODE lockmode)
+{
+	return table_open(state_relid(table), lockmode);
+}
+
+/*
+ * One of the extension's indexes.  The table must be open, or the index could
+ * be dropped meanwhile.
+ */
+Oid
+state_index(const char *index)
+{
+	return state_relid(index);
+}
+
+/*
+ * No newer snapshot than the query's can be taken in parallel mode.
+ */
+static Snapshot
+latest_snapshot(void)
+{
+	return RegisterSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());
+}
+
+/*
+ * A key for state_beginscan() and state_lock_row(): the table's column, of type
+ * text, equals the value.
+ */
+void
+state_key(ScanKey key, AttrNumber attnum, text *value)
+{
+	ScanKeyInit(key, attnum, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(value));
+}
+
+/*
+ * Scan an index of the table for rows that equal the keys, under the latest
+ * snapshot.  The keys come in the order of the index's columns.
+ */
+void
+state_beginscan(StateScan *scan, Relation rel, Oid index,
+				int nkeys, const ScanKeyData *keys)
+{
+	/* some versions of systable_beginscan() write into the keys */
+	ScanKeyData copy[INDEX_MAX_KEYS];
+
+	Assert(nkeys <= INDEX_MAX_KEYS);
+	memcpy(copy, keys, nkeys * sizeof(ScanKeyData));
+
+	scan->rel = rel;
+	scan->snapshot = latest_snapshot();
+	scan->scan = systable_beginscan(rel, index, true, scan->snapshot,
+									nkeys, copy);
+}
+
+/* the next row, or NULL; valid until the next call */
+HeapTuple
+state_getnext(StateScan *scan)
+{
+	return systable_getnext(scan->scan);
+}
+
+void
+state_endscan(StateScan *scan)
+{
+	systable_endscan(scan->scan);
+	UnregisterSnapshot(scan->snapshot);
+}
+
+/*
+ * Lock the one row that equals the keys until the transaction ends, as SELECT
+ * ... FOR NO KEY UPDATE does, waiting for whoever is changing it.  Returns
+ * false where there is no such row once nobody is.
+ */
+bool
+state_lock_row(Relation rel, Oid index, int nkeys, const ScanKeyData *keys)
+{
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	bool		locked = false;
+
+	for (;;)
+	{
+		StateScan	scan;
+		HeapTuple	tuple;
+		ItemPointerData tid;
+		TM_FailureData tmfd;
+		TM_Result	result;
+
+		CHECK_FOR_INTERRUPTS();
+
+		state_beginscan(&scan, rel, index, nkeys, keys);
+		tuple = state_getnext(&scan);
+		if (!HeapTupleIsValid(tuple))
+		{
+			state_endscan(&scan);
+			break;
+		}
+		tid = tuple->t_self;
+		result = table_tuple_lock(rel, &tid, scan.snapshot, slot,
+								  GetCurrentCommandId(false),
+								  LockTupleNoKeyExclusive, LockWaitBlock,
+								  TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS |
+								  TUPLE_LOCK_FLAG_FIND_LAST_VERSION,
+								  &tmfd);
+		ExecClearTuple(slot);
+		state_endscan(&scan);
+
+		if (result == TM_Ok && !tmfd.traversed)
+		{
+			locked = true;
+			break;
+		}
+
+		/*
+		 * Somebody changed or deleted the row first.  Look again: what is
+		 * there now may have other keys, or be a row inserted since.
+		 */
+		if (result != TM_Ok && result != TM_Updated && result != TM_Deleted)
+			elog(ERROR, "unexpected table_tuple_lock status: %u", result);
+	}
+
+	ExecDropSingleTupleTableSlot(slot);
+	return locked;
+}
+
+/*
+ * Execute a command as the owner of the tables, under a snapshot taken now.
+ * Returns how many rows it changed.  The caller's search_path is in force, so
+ * the SQL function must have pinned it.
+ */
+uint64
+state_execute(const char *command, int nargs, Oid *argtypes,
+			  Datum *values, const char *nulls)
+{
+	return execute(command, nargs, argtypes, values, nulls, false);
+}
+
+/*
+ * The same for a query that returns one row with one bigint, which is returned.
+ */
+uint64
+state_select_count(const char *query, int nargs, Oid *argtypes,
+				   Datum *values, const char *nulls)
+{
+	return execute(query, nargs, argtypes, values, nulls, true);
+}
+
+static uint64
+execute(const char *command, int nargs, Oid *argtypes,
+		Datum *values, const char *nulls, bool want_count)
+{
+	Oid			save_userid;
+	int			save_sec_context;
+	SPIPlanPtr	plan;
+	Snapshot	snapshot;
+	int			rc;
+	uint64		result;
+
+	/* an error resets this at the end of the (sub)transaction */
+	GetUserIdAndSecContext(&save_userid, &save_sec_context);
+	SetUserIdAndSecContext(state_owner(),
+						   save_sec_context | SECURITY_LOCAL_USERID_CHANGE);
+
+	SPI_connect();
+	plan = SPI_prepare(command, nargs, argtypes);
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+
+	snapshot = latest_snapshot();
+	rc = SPI_execute_snapshot(plan, values, nulls, snapshot, InvalidSnapshot,
+							  false, true, 0);
+	if (rc < 0)
+		elog(ERROR, "SPI_execute_snapshot failed: %s", SPI_result_code_string(rc));
+	UnregisterSnapshot(snapshot);
+
+	if (want_count)
+	{
+		bool		isnull;
+
+		result = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+											 SPI_tuptable->tupdesc, 1, &isnull));
+		Assert(!isnull);
+	}
+	else
+		result = SPI_processed;
+
+	SPI_finish();
+	SetUserIdAndSecContext(save_userid, save_sec_context);
+	return result;
+}

@@ -1,0 +1,173 @@
+# shellcheck shell=bash
+#
+# setup.sh: what test/demo, test/run and .ci/run need before they can begin.
+# Sourced, not run.
+#
+#   need_packages [for-tests]   find a PostgreSQL server with its development
+#                               files, installing what is missing; sets PG_CONFIG
+#   make_workspace              make $work, a temporary directory that is removed
+#                               at the end, and copy the sources to $work/src
+#   build_and_install           build there and install below $work, where the
+#                               system's own directories need not be writable
+#   as_user COMMAND...          run a command as an unprivileged user, for
+#                               PostgreSQL refuses to run as root
+#
+# Nothing outside $work is written, except by the package manager.
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+say() { printf '%s\n' "$*"; }
+die() { printf '%s\n' "$*" >&2; exit 1; }
+
+# --- packages ---------------------------------------------------------------
+
+# Is this the pg_config of a server that we can build for and start?
+usable_pg_config() {
+	local pgxs bindir
+	pgxs=$("$1" --pgxs 2>/dev/null) && bindir=$("$1" --bindir 2>/dev/null) || return 1
+	[ -f "$pgxs" ] && [ -x "$bindir/postgres" ] && [ -x "$bindir/initdb" ]
+}
+
+# Set PG_CONFIG: the one asked for, or the newest there is.
+find_pg_config() {
+	local candidate
+	if [ "${PG_CONFIG:-pg_config}" != pg_config ]; then
+		usable_pg_config "$PG_CONFIG" && return 0
+		die "PG_CONFIG=$PG_CONFIG belongs to no PostgreSQL server with development files."
+	fi
+	for candidate in pg_config \
+		$(printf '%s\n' /usr/lib/postgresql/*/bin/pg_config /usr/pgsql-*/bin/pg_config | sort -Vr); do
+		if usable_pg_config "$candidate"; then
+			PG_CONFIG=$(command -v "$candidate")
+			return 0
+		fi
+	done
+	return 1
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# The packages that are missing, for Debian and Ubuntu.
+missing_packages() {
+	local version
+	find_pg_config || {
+		version=$(printf '%s\n' /usr/lib/postgresql/*/bin/postgres | sort -V | tail -n 1 |
+			sed -n 's|/usr/lib/postgresql/\([0-9]*\)/.*|\1|p')
+		[ -n "$version" ] || version=$(apt-cache depends postgresql 2>/dev/null |
+			sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p' | head -n 1)
+		say "postgresql-${version:-NN} postgresql-server-dev-${version:-NN}"
+	}
+	have gcc || say "gcc libc6-dev"
+	if [ "${1:-}" = for-tests ]; then
+		have prove || say perl
+		perl -MIPC::Run -e 1 2>/dev/null || say libipc-run-perl
+	fi
+}
+
+need_packages() {
+	local packages sudo='' log conf=/etc/postgresql-common/createcluster.d/optout-no-cluster.conf
+	[ -z "$(missing_packages "$@")" ] && { find_pg_config; return; }
+
+	have apt-get || die "Missing: a PostgreSQL server (15 or later) with its development files, gcc${1:+, prove, IPC::Run of Perl}.
+Install them with your package manager, for example:
+  dnf install postgresql-server postgresql-server-devel gcc redhat-rpm-config${1:+ perl-Test-Harness perl-IPC-Run}"
+	if [ "$(id -u)" != 0 ]; then
+		if have sudo && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
+			sudo=sudo
+		else
+			packages=$(missing_packages "$@" | tr '\n' ' ')
+			die "Some packages are missing. Run this as root, then try again:
+  apt-get update && apt-get install -y --no-install-recommends ${packages//-NN/}"
+		fi
+	fi
+
+	log=$(mktemp)
+	# a new machine has no package lists yet
+	$sudo apt-get update -q >"$log" 2>&1 || say "apt-get update failed; going on with the lists there are."
+	packages=$(missing_packages "$@" | tr '\n' ' ')
+	say "Installing $packages..."
+	# the server package would make and start a database cluster of its own
+	$sudo mkdir -p "${conf%/*}" && say "create_main_cluster = false" | $sudo tee "$conf" >/dev/null
+	# shellcheck disable=SC2086
+	if ! $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $packages >>"$log" 2>&1; then
+		$sudo rm -f "$conf"
+		tail -n 20 "$log" >&2
+		rm -f "$log"
+		die "Could not install the packages. Install them, then try again:
+  apt-get install -y --no-install-recommends $packages"
+	fi
+	$sudo rm -f "$conf"
+	rm -f "$log"
+	find_pg_config || die "No PostgreSQL server with development files found even now; set PG_CONFIG."
+}
+
+# --- workspace --------------------------------------------------------------
+
+keep_work=
+finish() {
+	local status=$?
+	trap - EXIT
+	# the server, if there is one, ends before its directory goes
+	if declare -F stop_server >/dev/null; then stop_server || true; fi
+	if [ -n "$keep_work" ]; then
+		say "Everything is kept in $work."
+	else
+		rm -rf "$work"
+	fi
+	exit "$status"
+}
+
+make_workspace() {
+	work=$(mktemp -d "${TMPDIR:-/tmp}/optout.XXXXXX")
+	trap finish EXIT
+	trap 'exit 130' INT TERM HUP
+	chmod 755 "$work"
+	mkdir "$work/src"
+	# copied, so that no run leaves anything in the source tree
+	tar -C "$top" --exclude=./.git --exclude='*.o' --exclude='*.bc' --exclude='*.so' \
+		--exclude=./results --exclude=./tmp_check --exclude=./output_iso -cf - . | tar -C "$work/src" -xf -
+	if [ "$(id -u)" = 0 ]; then
+		user=postgres
+		id "$user" >/dev/null 2>&1 || user=nobody
+		chown -R "$user" "$work"
+	fi
+	cd "$work"
+}
+
+as_user() {
+	if [ "$(id -u)" = 0 ]; then
+		runuser -u "$user" -- env HOME="$work" USER="$user" LOGNAME="$user" "$@"
+	else
+		"$@"
+	fi
+}
+
+# --- build ------------------------------------------------------------------
+
+# Installs below $work/inst and writes $work/server.conf, with which a server
+# finds the extension there.  Only if the server has no such setting (releases
+# up to 17 other than Debian's) is the system's own directory written to.
+build_and_install() {
+	local destdir=$work/inst settings
+	settings=$("$("$PG_CONFIG" --bindir)/postgres" --describe-config | cut -f 1)
+	{
+		if grep -qx extension_control_path <<<"$settings"; then
+			say "extension_control_path = '$destdir$("$PG_CONFIG" --sharedir):\$system'"
+			say "dynamic_library_path = '$destdir$("$PG_CONFIG" --pkglibdir):\$libdir'"
+		elif grep -qx extension_destdir <<<"$settings"; then
+			say "extension_destdir = '$destdir'"
+			say "dynamic_library_path = '$destdir$("$PG_CONFIG" --pkglibdir):\$libdir'"
+		else
+			destdir=
+		fi
+	} >"$work/server.conf"
+	# the server's own JIT code is of no use for so short a run
+	if ! as_user make -s -C "$work/src" PG_CONFIG="$PG_CONFIG" with_llvm=no all >"$work/build.log" 2>&1 ||
+		! as_user make -s -C "$work/src" PG_CONFIG="$PG_CONFIG" with_llvm=no DESTDIR="$destdir" install >>"$work/build.log" 2>&1; then
+		cat "$work/build.log" >&2
+		[ -n "$destdir" ] || say "This server can only use extensions of its own installation, which is not writable: run 'make install' as its owner." >&2
+		die "Could not build the extension."
+	fi
+	# warnings are for whoever reads the output
+	cat "$work/build.log"
+}
