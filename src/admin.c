@@ -14,6 +14,7 @@
 #include "miscadmin.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 
 #include "authority.h"
 #include "directory.h"
@@ -62,7 +63,7 @@ get_admin_args(FunctionCallInfo fcinfo, UserIds users)
 	args.organization = organization_resolve(ARG_TEXT(1));
 	authority_require_administer(args.organization);
 	/* here, since row locks are taken before any command is executed */
-	PreventCommandIfReadOnly("administering opt-outs");
+	PreventCommandIfReadOnly(psprintf("optout.%s()", get_func_name(fcinfo->flinfo->fn_oid)));
 	return args;
 }
 

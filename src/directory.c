@@ -60,9 +60,10 @@ directory_enroll(text *organization, const UserIds *users,
 
 	/*
 	 * The locks make the clock be read after whoever acts on these users has
-	 * ended, and spare a REPEATABLE READ transaction the serialization failure
-	 * that ON CONFLICT would raise for a row changed since our snapshot.  (A
-	 * user who is just being enrolled by somebody else may still raise one.)
+	 * ended, and spare a REPEATABLE READ transaction the serialization
+	 * failure that ON CONFLICT would raise for a row changed since our
+	 * snapshot.  (A user who is just being enrolled by somebody else may
+	 * still raise one.)
 	 */
 	(void) directory_lock(organization, users);
 

@@ -18,6 +18,10 @@
  * BEFORE triggers fire in order of their names, and each sees the row as the
  * one before left it.  What a trigger with a later name writes into the
  * columns is not checked; optout.guard() warns of such triggers.
+ *
+ * An UPDATE that moves a row to another partition fires the INSERT trigger
+ * there, which cannot tell it from an event that arrives.  So a stored event of
+ * a user who is opted out by now is discarded when it is moved.
  */
 #include "postgres.h"
 
@@ -164,16 +168,15 @@ check_column(Relation rel, GuardRole role, const char *colname)
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("column \"%s\" of relation \"%s\" cannot hold an event's %s",
 						colname, RelationGetRelationName(rel), role_names[role]),
-				 errdetail("It is of type %s, which is not %s.",
-						   format_type_be(att->atttypid),
-						   format_type_be(TIMESTAMPTZOID))));
+				 errdetail("It is of type %s.", format_type_be(att->atttypid)),
+				 errhint("Use a column of type %s.", format_type_be(TIMESTAMPTZOID))));
 	if (role != GUARD_OCCURRED_AT && !ident_type_supported(type))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("column \"%s\" of relation \"%s\" cannot hold an event's %s",
 						colname, RelationGetRelationName(rel), role_names[role]),
 				 errdetail("It is of type %s.", format_type_be(att->atttypid)),
-				 errhint("Types text, character varying, character, name, uuid, bigint, integer and smallint will do.")));
+				 errhint("Use a column of type text, character varying, character, name, uuid, bigint, integer or smallint.")));
 	if (att->attgenerated != '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

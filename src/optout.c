@@ -17,7 +17,10 @@
 #include "compat.h"
 #include "ident.h"
 
-PG_MODULE_MAGIC_EXT(.name = "optout", .version = OPTOUT_VERSION);
+PG_MODULE_MAGIC_EXT(
+					.name = "optout",
+					.version = OPTOUT_VERSION
+);
 
 extern PGDLLEXPORT void _PG_init(void);
 

@@ -1,0 +1,311 @@
+# Dump and restore, and CREATE DATABASE ... TEMPLATE, lose nothing: the tables
+# are the same, the filter answers the same, the guards guard the same columns,
+# and administrators have the same rights.
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
+use OptoutTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_server('source');
+my $other = new_server('target');
+my $dir = $node->basedir;
+
+my $event_tables = q{
+	CREATE TABLE event (event_id bigint PRIMARY KEY, user_id text, what text);
+	SELECT optout.guard('event');
+
+	CREATE TABLE parted (org text, at timestamptz, uid text, what text) PARTITION BY LIST (what);
+	CREATE TABLE parted_a PARTITION OF parted FOR VALUES IN ('a');
+	CREATE TABLE parted_b (what text, dropped int, uid text, at timestamptz, org text);
+	ALTER TABLE parted_b DROP COLUMN dropped;
+	SELECT optout.guard('parted', 'uid', 'org', 'at');
+	ALTER TABLE parted ATTACH PARTITION parted_b FOR VALUES IN ('b');
+
+	CREATE SCHEMA "Odd ""Schema""";
+	CREATE TABLE "Odd ""Schema"""."Event's" ("At" timestamptz, "Org'n" text, "User ""Id""" text);
+	SELECT optout.guard('"Odd ""Schema"""."Event''s"', 'User "Id"', organization => 'Org''n');
+
+	CREATE TABLE renamed (user_id text, old_org text, new_id text);
+	SELECT optout.guard('renamed', organization => 'old_org');
+	ALTER TABLE renamed RENAME COLUMN user_id TO old_id;
+	ALTER TABLE renamed RENAME COLUMN new_id TO user_id;
+	ALTER TABLE renamed RENAME COLUMN old_org TO org;};
+
+# What there is to lose.  Events come first, so that there are some of users who
+# were opted out later.
+$node->safe_psql('postgres', 'CREATE DATABASE source');
+$node->safe_psql('source', qq{
+	CREATE EXTENSION optout;
+	CREATE ROLE "acme's Admin";
+	CREATE ROLE reader;
+	CREATE ROLE everywhere;
+	CREATE ROLE gone;
+	CREATE ROLE ingest;
+	$event_tables} . q{
+	CREATE TABLE person (organization text, user_id text);
+	INSERT INTO person
+	SELECT o, u
+	  FROM unnest(ARRAY['default', 'acme', 'o''brien & söhne', 'with space', '"quoted"', E'tab\there']) AS o,
+		   unnest(ARRAY['alice', 'bob', 'it''s', 'back\slash', ' leading', 'trailing ', '"', '名前', 'ü',
+						E'new\nline', E'tab\t', '\N', '\.', '42', '550e8400-e29b-41d4-a716-446655440000', '*']) AS u;
+
+	INSERT INTO event SELECT row_number() OVER (), user_id, 'old' FROM person WHERE organization = 'default';
+	INSERT INTO parted SELECT organization, now(), user_id, x FROM person, (VALUES ('a'), ('b')) AS x (x);
+
+	SELECT optout.enroll(array_agg(user_id), organization) FROM person GROUP BY organization;
+	SELECT optout.enroll('bob', 'acme', 'Bob "the" Builder', 'bob@example.org');
+	SELECT optout.sign_in('alice', 'acme');
+	SELECT optout.opt_out(array_agg(user_id), organization, E'it''s a "reason"\nof 2 lines')
+	  FROM person WHERE user_id NOT IN ('bob', '42') GROUP BY organization;
+	SELECT optout.opt_in(ARRAY['alice', '"'], 'acme');
+	SELECT optout.opt_out('alice', 'acme');
+	DELETE FROM optout.product_user WHERE organization = 'with space' AND user_id = 'alice';
+	INSERT INTO optout.discard_ledger VALUES
+		('acme', '2026-05-03 10:00+00', 1, 12), ('acme', '2026-05-03 10:00+00', 2, 9223372036854775807),
+		('with space', '2026-05-03 11:00+00', 1, 7);
+
+	SELECT optout.grant_authority('"acme''s Admin"', 'acme', 'administer');
+	SELECT optout.grant_authority('reader', 'o''brien & söhne', 'read');
+	SELECT optout.grant_authority('everywhere', '*', 'administer');
+	SELECT optout.grant_authority('gone', 'acme', 'read');
+	GRANT EXECUTE ON FUNCTION optout.accepts(text, text, timestamptz) TO ingest;
+	GRANT SELECT ON optout.product_user TO reader;
+	DROP ROLE gone});
+
+# The source is its own yardstick; that it is a good one is tested here.
+my $dangling = $node->safe_psql('source',
+	'SELECT count(*) FROM optout.authority WHERE role NOT IN (SELECT oid FROM pg_roles)');
+is($dangling, 1, 'one authority is of a role that was dropped');
+
+my %contents = (
+	product_user => 'SELECT * FROM optout.product_user ORDER BY organization, user_id',
+	opt_out_period => 'SELECT * FROM optout.opt_out_period ORDER BY organization, user_id, opted_out_at',
+	discard_ledger => 'SELECT * FROM optout.discard_ledger ORDER BY organization, hour, slot',
+	authority => q{
+		SELECT organization, role::text, privilege FROM optout.authority
+		 WHERE role IN (SELECT oid FROM pg_roles) ORDER BY organization, role::text, privilege});
+
+my $answers = q{
+	SELECT p.organization, p.user_id, optout.accepts(p.user_id, p.organization),
+		   optout.accepts(p.user_id, p.organization, h.at), optout.is_opted_out(p.user_id, p.organization)
+	  FROM (SELECT organization, user_id FROM optout.product_user
+			UNION SELECT organization, user_id FROM optout.opt_out_period
+			UNION VALUES ('acme', 'nobody'), ('nowhere', 'alice')) AS p
+		   LEFT JOIN (SELECT organization, user_id, min(opted_out_at) AS at
+						FROM optout.opt_out_period GROUP BY 1, 2) AS h USING (organization, user_id)
+	 ORDER BY 1, 2};
+
+my $guards = 'SELECT * FROM optout.guarded ORDER BY relation::text';
+my $all_guards_fire = q{
+	SELECT count(*), bool_and(tgenabled = 'A') FROM pg_trigger WHERE tgname = 'optout_guard'};
+
+my $privileges = q{
+	SELECT o.name, a.grantor::regrole, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END,
+		   a.privilege_type, a.is_grantable
+	  FROM (SELECT oid::regprocedure::text, proacl FROM pg_proc WHERE pronamespace = 'optout'::regnamespace
+			UNION ALL
+			SELECT oid::regclass::text, relacl FROM pg_class WHERE relnamespace = 'optout'::regnamespace
+			UNION ALL
+			SELECT 'schema', nspacl FROM pg_namespace WHERE nspname = 'optout') AS o (name, acl),
+		   aclexplode(o.acl) AS a
+	 ORDER BY 1, 2, 3, 4};
+
+my %expected = map { $_ => $node->safe_psql('source', $contents{$_}) } keys %contents;
+my $expected_answers = $node->safe_psql('source', $answers);
+my $expected_guards = $node->safe_psql('source', $guards);
+my $expected_privileges = $node->safe_psql('source', $privileges);
+my $events = q{
+	SELECT 'event', event_id::text, user_id, what FROM event
+	UNION ALL SELECT 'parted', org, uid, what FROM parted ORDER BY 1, 2, 3, 4};
+my $expected_events = $node->safe_psql('source', $events);
+
+is($node->safe_psql('source', q{
+		SELECT (SELECT count(*) FROM optout.product_user), (SELECT count(*) FROM optout.opt_out_period),
+			   (SELECT count(*) FROM optout.opt_out_list)}),
+	'95|85|83', 'directory, periods and open periods of the source');
+is( $expected_guards,
+	join("\n",
+		'"Odd ""Schema"""."Event\'s"|User "Id"|Org\'n||always',
+		'event|user_id|||always',
+		'parted|uid|org|at|always',
+		'renamed|old_id|org||always'),
+	'guards of the source');
+is($node->safe_psql('source', $all_guards_fire), '6|t', 'guards of partitions too');
+
+# Every guarded table is offered one event of an opted-out user and one of
+# somebody else, on every path; the latter alone must be stored.
+sub check_guards
+{
+	my ($server, $dbname, $what) = @_;
+
+	is( $server->safe_psql(
+			$dbname, q{
+		BEGIN;
+		DELETE FROM event;
+		TRUNCATE parted, "Odd ""Schema"""."Event's", renamed;
+
+		INSERT INTO event VALUES (1, 'alice', 'INSERT'), (2, 'bob', 'INSERT');
+		INSERT INTO event VALUES (2, 'alice', 'conflict') ON CONFLICT (event_id) DO UPDATE SET what = EXCLUDED.what;
+		INSERT INTO event VALUES (3, 'nobody', 'UPDATE');
+		UPDATE event SET user_id = 'alice' WHERE event_id = 3;
+		MERGE INTO event e USING (VALUES (4, 'alice'), (5, 'bob')) AS s (id, u) ON e.event_id = s.id
+			WHEN NOT MATCHED THEN INSERT VALUES (id, u, 'MERGE');
+		COPY event FROM STDIN;
+6	alice	COPY
+7	bob	COPY
+\.
+		SET LOCAL session_replication_role = replica;
+		INSERT INTO event VALUES (8, 'alice', 'replica'), (9, 'bob', 'replica');
+		RESET session_replication_role;
+
+		INSERT INTO parted SELECT 'acme', NULL, u, x
+		  FROM (VALUES ('alice'), ('bob'), ('"')) AS u (u), (VALUES ('a'), ('b')) AS x (x);
+		INSERT INTO parted_b (org, uid, what) VALUES ('acme', 'alice', 'b'), ('acme', 'bob', 'b');
+		INSERT INTO parted_b (org, uid, what, at)
+		SELECT organization, user_id, 'b', opted_out_at FROM optout.opt_out_period WHERE opted_in_at IS NOT NULL;
+		INSERT INTO "Odd ""Schema"""."Event's" VALUES
+			(NULL, 'acme', 'alice'), (NULL, 'acme', 'bob'), (NULL, 'nowhere', 'alice'), (NULL, 'with space', 'it''s');
+		INSERT INTO renamed (old_id, org, user_id) VALUES
+			('alice', 'acme', 'bob'), ('bob', 'acme', 'alice'), ('名前', 'default', 'bob');
+
+		SELECT string_agg(event_id || ' ' || user_id || ' ' || what, ', ' ORDER BY event_id) FROM event;
+		SELECT string_agg(uid || ' ' || what, ', ' ORDER BY uid, what) FROM parted;
+		SELECT string_agg("Org'n" || ' ' || "User ""Id""", ', ' ORDER BY 1) FROM "Odd ""Schema"""."Event's";
+		SELECT string_agg(old_id || ' ' || org, ', ') FROM renamed;
+		ROLLBACK}),
+		join("\n",
+			'2 bob INSERT, 3 nobody UPDATE, 5 bob MERGE, 7 bob COPY, 9 bob replica',
+			'" a, " b, bob a, bob b, bob b',
+			'acme bob, nowhere alice',
+			'bob acme'),
+		"$what: guards discard");
+}
+
+sub check_restored
+{
+	my ($server, $dbname, $what, %but) = @_;
+
+	is($server->safe_psql($dbname, $contents{$_}), $expected{$_}, "$what: $_")
+	  for sort keys %contents;
+	is( $server->safe_psql($dbname,
+			'SELECT count(*) FROM optout.authority WHERE role NOT IN (SELECT oid FROM pg_roles)'),
+		$but{dangling} // 0,
+		"$what: authority of a dropped role");
+	is($server->safe_psql($dbname, $answers), $expected_answers, "$what: answers of the filter");
+	is($server->safe_psql($dbname, $events), $but{events} // $expected_events, "$what: events");
+
+	if (defined $but{fires})
+	{
+		# The view tells, and calling guard() again repairs it.
+		is( $server->safe_psql($dbname, q{
+				SELECT relation, fires FROM optout.guarded
+				 WHERE relation::text NOT LIKE 'parted%' ORDER BY relation::text}),
+			qq{"Odd ""Schema"""."Event's"|$but{fires}\nevent|$but{fires}\nrenamed|$but{fires}},
+			"$what: view tells of altered guards");
+		$server->safe_psql($dbname, q{
+			SELECT optout.guard(relation, user_id, organization, occurred_at)
+			  FROM optout.guarded WHERE relation::text NOT LIKE 'parted\_%'});
+	}
+	is($server->safe_psql($dbname, $guards), $expected_guards, "$what: guards");
+	is($server->safe_psql($dbname, $all_guards_fire), '6|t', "$what: all guards fire always");
+	check_guards($server, $dbname, $what);
+
+	is($server->safe_psql($dbname, $privileges), $but{privileges} // $expected_privileges, "$what: privileges");
+	is( $server->safe_psql($dbname, q{
+			BEGIN;
+			SET LOCAL ROLE "acme's Admin";
+			SELECT optout.opt_out('bob', 'acme'), optout.opt_in('alice', 'acme');
+			SELECT count(*), min(organization), max(organization) FROM optout.user_list;
+			RESET ROLE;
+			SELECT optout.accepts('bob', 'acme'), optout.accepts('alice', 'acme');
+			ROLLBACK}),
+		"t|t\n16|acme|acme\nf|t",
+		"$what: administrator administers their organization");
+	like( errors_of($server, q{SET ROLE "acme's Admin"; SELECT optout.opt_out('bob', 'default')}, dbname => $dbname),
+		qr/ERROR:  42501: permission denied for organization "default"/,
+		"$what: administrator cannot administer another");
+	is( $server->safe_psql($dbname, q{
+			SET ROLE reader; SELECT count(*), min(organization) FROM optout.opt_out_list}),
+		'14|o\'brien & söhne',
+		"$what: reader reads their organization");
+	like( errors_of($server, q{SET ROLE reader; SELECT optout.opt_out('bob', 'o''brien & söhne')}, dbname => $dbname),
+		qr/ERROR:  42501: permission denied for function opt_out/,
+		"$what: reader cannot administer");
+}
+
+# Run psql on a file; any error fails the test.
+sub run_psql
+{
+	my ($server, $dbname, $file, $what) = @_;
+
+	$server->command_ok(
+		[ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-d', $server->connstr($dbname), '-f', $file ],
+		$what);
+}
+
+check_guards($node, 'source', 'source');
+
+$node->command_ok([ 'pg_dumpall', '--roles-only', '-f', "$dir/roles.sql" ], 'pg_dumpall --roles-only');
+$node->command_ok([ 'pg_dump', '-f', "$dir/plain.sql", 'source' ], 'pg_dump');
+$node->command_ok([ 'pg_dump', '-Fc', '-f', "$dir/custom.dump", 'source' ], 'pg_dump -Fc');
+$node->command_ok([ 'pg_dump', '-a', '-f', "$dir/data.sql", 'source' ], 'pg_dump --data-only');
+$node->command_ok([ 'pg_dump', '-a', '--disable-triggers', '-f', "$dir/data_disable.sql", 'source' ],
+	'pg_dump --data-only --disable-triggers');
+
+# The other server has other roles, so that OIDs differ; the superuser is there.
+$other->safe_psql('postgres', 'CREATE ROLE unrelated');
+$other->psql('postgres', slurp_file("$dir/roles.sql"), on_error_stop => 0);
+
+for my $server ($node, $other)
+{
+	my $where = $server == $node ? 'same server' : 'another server';
+
+	$server->safe_psql('postgres', "CREATE DATABASE $_ TEMPLATE template0") for 'plain', 'custom';
+	run_psql($server, 'plain', "$dir/plain.sql", "$where: psql restores");
+	check_restored($server, 'plain', "$where, plain");
+
+	$server->command_ok(
+		[ 'pg_restore', '-j2', '-e', '-d', $server->connstr('custom'), "$dir/custom.dump" ],
+		"$where: pg_restore -j2");
+	check_restored($server, 'custom', "$where, custom");
+}
+
+# Data only, where extension and tables exist already.  Their privileges are
+# restored by hand, since they are no data.  The guard discards what the dump
+# holds of users opted out now, unless triggers are disabled; ENABLE TRIGGER ALL
+# then leaves the guards as ordinary triggers.
+my $prepare = qq{
+	CREATE EXTENSION optout;
+	$event_tables} . q{
+	CREATE TABLE person (organization text, user_id text);
+	GRANT EXECUTE ON FUNCTION optout.accepts(text, text, timestamptz) TO ingest;
+	GRANT SELECT ON optout.product_user TO reader;
+	SELECT optout.grant_authority(r, 'none', 'administer')
+	  FROM unnest(ARRAY['"acme''s Admin"'::regrole, 'everywhere']) AS r;
+	TRUNCATE optout.authority};
+$other->safe_psql('postgres', "CREATE DATABASE $_ TEMPLATE template0") for 'data', 'data_disable';
+$other->safe_psql($_, $prepare) for 'data', 'data_disable';
+
+my $expected_accepted = $node->safe_psql('source', q{
+	SELECT 'event', event_id::text, user_id, what FROM event WHERE optout.accepts(user_id)
+	UNION ALL SELECT 'parted', org, uid, what FROM parted WHERE optout.accepts(uid, org, at) ORDER BY 1, 2, 3, 4});
+isnt($expected_accepted, $expected_events, 'dump holds events of users opted out since');
+
+run_psql($other, 'data', "$dir/data.sql", 'data only: psql restores');
+check_restored($other, 'data', 'data only', events => $expected_accepted);
+run_psql($other, 'data_disable', "$dir/data_disable.sql", 'data only, triggers disabled: psql restores');
+check_restored($other, 'data_disable', 'data only, triggers disabled', fires => 'origin');
+
+# A copy of the database, with its dangling authority.
+$node->safe_psql('postgres', 'CREATE DATABASE copied TEMPLATE source');
+check_restored($node, 'copied', 'template', dangling => 1);
+
+# What is done in the copy stays there.
+$node->safe_psql('copied', q{SELECT optout.opt_out('bob', 'acme'), optout.opt_in('it''s', 'acme')});
+is($node->safe_psql('source', $answers), $expected_answers, 'source is not affected by what is done in its copy');
+
+$_->stop for $node, $other;
+done_testing();

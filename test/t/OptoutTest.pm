@@ -1,0 +1,181 @@
+# What the TAP tests share: a server with the extension, and psql sessions that
+# stay open while the test does something else.  PostgreSQL's own background
+# sessions differ from version to version.
+package OptoutTest;
+
+use strict;
+use warnings;
+use Exporter 'import';
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+
+our @EXPORT = qw(new_server errors_of stored);
+
+# Start a server; init and settings are those of Cluster's init() and a
+# configuration file.
+sub new_server
+{
+	my ($name, $init, $settings) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+
+	$node->init(%{ $init // {} }, extra => [ '--encoding=UTF8', '--locale=C' ]);
+	$node->append_conf('postgresql.conf', $settings) if defined $settings;
+	$node->start;
+	return $node;
+}
+
+# What the statements report on stderr, with SQLSTATEs.
+sub errors_of
+{
+	my ($node, $sql, %params) = @_;
+	my ($dbname, $stderr) = ($params{dbname} // 'postgres');
+
+	$node->psql($dbname, "\\set VERBOSITY verbose\n$sql",
+		stderr => \$stderr, on_error_stop => 0);
+	return $stderr;
+}
+
+# The rows of an event table by user and phase, in one line.
+sub stored
+{
+	my ($node, $table, %params) = @_;
+
+	return $node->safe_psql(
+		$params{dbname} // 'postgres', qq{
+		SELECT string_agg(user_id || ' ' || phase || ' ' || n, ', ' ORDER BY user_id, phase)
+		  FROM (SELECT user_id, phase, count(*) AS n FROM $table
+				 WHERE user_id IN ('alice', 'bob') GROUP BY 1, 2) AS counts});
+}
+
+package OptoutTest::Session;
+
+use strict;
+use warnings;
+use IPC::Run;
+use PostgreSQL::Test::Utils;
+
+sub new
+{
+	my ($class, $node, %params) = @_;
+	my $self = bless { in => '', out => '', err => '', started => 0 }, $class;
+
+	$self->{timer} = IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default);
+	$self->{psql} = IPC::Run::start(
+		[
+			'psql', '-XAtq', '-v', 'VERBOSITY=verbose',
+			'-d', $node->connstr($params{dbname} // 'postgres'), '-f', '-'
+		],
+		'<', \$self->{in}, '>', \$self->{out}, '2>', \$self->{err},
+		$self->{timer});
+	$self->{pid} = $self->query('SELECT pg_backend_pid()');
+	return $self;
+}
+
+# The server process.
+sub pid
+{
+	my ($self) = @_;
+	return $self->{pid};
+}
+
+# Send the input and do not wait.
+sub send
+{
+	my ($self, $input) = @_;
+
+	$self->{timer}->start;
+	$self->{in} .= $input;
+	$self->{psql}->pump_nb while length $self->{in};
+}
+
+# Begin statements and do not wait for them; finish() does.
+sub begin
+{
+	my ($self, $sql) = @_;
+
+	$self->send("$sql;\n" . $self->_marker);
+}
+
+sub _marker
+{
+	my ($self) = @_;
+	my $marker = 'statement ' . ++$self->{started} . ' done';
+
+	return "\\echo $marker\n\\warn $marker\n";
+}
+
+# Wait for what begin() began; returns its output and what it reported.
+sub finish
+{
+	my ($self) = @_;
+	my $marker = "statement $self->{started} done\n";
+
+	$self->{timer}->start;
+	$self->{psql}->pump
+	  until $self->{out} =~ /\Q$marker\E/ && $self->{err} =~ /\Q$marker\E/;
+
+	my ($out, $err) = ($self->{out}, $self->{err});
+	$self->{out} = $self->{err} = '';
+	s/\n?\Q$marker\E// for $out, $err;
+	return ($out, $err);
+}
+
+# Execute statements that must succeed; returns their output.
+sub query
+{
+	my ($self, $sql) = @_;
+
+	$self->begin($sql);
+	my ($out, $err) = $self->finish;
+	die "\"$sql\" failed: $err" if $err =~ /(ERROR|FATAL|PANIC):/;
+	return $out;
+}
+
+# Execute statements that must fail; returns what they reported.
+sub query_fails
+{
+	my ($self, $sql) = @_;
+
+	$self->begin($sql);
+	my ($out, $err) = $self->finish;
+	die "\"$sql\" did not fail: $out" unless $err =~ /(ERROR|FATAL|PANIC):/;
+	return $err;
+}
+
+# COPY ... FROM STDIN: begin_copy(), send() of lines, end_copy().
+sub begin_copy
+{
+	my ($self, $sql) = @_;
+
+	$self->send("$sql;\n");
+}
+
+sub end_copy
+{
+	my ($self) = @_;
+
+	$self->send("\\.\n" . $self->_marker);
+	my ($out, $err) = $self->finish;
+	die "COPY failed: $err" if $err ne '';
+}
+
+# Wait until the session's server process waits for a lock.
+sub wait_for_lock
+{
+	my ($self, $node) = @_;
+
+	$node->poll_query_until('postgres', qq{
+		SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $self->{pid}})
+	  or die "session does not wait for a lock";
+}
+
+# End the session, whether or not the server is still there.
+sub quit
+{
+	my ($self) = @_;
+
+	$self->{timer}->start;
+	eval { $self->{psql}->finish };
+}
+
+1;
