@@ -47,8 +47,10 @@ SELECT user_id, opted_in_at IS NOT NULL AS ended,
        opted_out_by = current_user AS by_me, opted_in_by = current_user AS in_by_me, reason
   FROM optout.opt_out_history ORDER BY user_id, opted_out_at;
 
+DROP TABLE event, staging;
 -- The extension goes without a trace, and comes back empty.
 DROP EXTENSION optout;
 SELECT count(*) FROM pg_namespace WHERE nspname = 'optout';
 CREATE EXTENSION optout;
 SELECT * FROM optout.user_list;
+DROP EXTENSION optout;

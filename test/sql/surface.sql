@@ -12,7 +12,7 @@ SELECT extversion, extnamespace::regnamespace, extrelocatable FROM pg_extension 
 SELECT p.proname AS function, pg_get_function_arguments(p.oid) AS arguments,
        pg_get_function_result(p.oid) AS result, p.provolatile AS vol, p.proparallel AS par
   FROM pg_proc p WHERE p.pronamespace = 'optout'::regnamespace
- ORDER BY 1, 2 COLLATE "C";
+ ORDER BY p.proname, pg_get_function_arguments(p.oid) COLLATE "C";
 
 -- Tables and views: columns, types
 SELECT c.relname AS relation, c.relkind AS kind,
