@@ -12,6 +12,6 @@
 extern UserIds directory_lock(text *organization, const UserIds *users);
 extern void directory_enroll(text *organization, const UserIds *users,
 							 text *display_name, text *email, bool signed_in);
-extern void directory_not_enrolled(text *organization, text *user_id) pg_attribute_noreturn();
+extern void directory_not_enrolled(text *organization, text *user_id);
 
 #endif							/* OPTOUT_DIRECTORY_H */

@@ -1,10 +1,12 @@
 -- What CREATE EXTENSION makes, and what PUBLIC may do with it.
+\set VERBOSITY terse
 CREATE SCHEMA optout;
 CREATE EXTENSION optout;        -- somebody else's schema is not taken over
 DROP SCHEMA optout;
 CREATE EXTENSION optout SCHEMA public;
 CREATE EXTENSION optout;
 ALTER EXTENSION optout SET SCHEMA public;
+\set VERBOSITY default
 
 SELECT extversion, extnamespace::regnamespace, extrelocatable FROM pg_extension WHERE extname = 'optout';
 
