@@ -55,7 +55,8 @@ missing_packages() {
 			sed -n 's|/usr/lib/postgresql/\([0-9]*\)/.*|\1|p')
 		[ -n "$version" ] || version=$(apt-cache depends postgresql 2>/dev/null |
 			sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p' | head -n 1)
-		say "postgresql-${version:-NN} postgresql-server-dev-${version:-NN}"
+		# without package lists, the packages that stand for the newest release
+		say "postgresql${version:+-$version} postgresql-server-dev-${version:-all}"
 	}
 	have gcc || say "gcc libc6-dev"
 	if [ "${1:-}" = for-tests ]; then
@@ -77,7 +78,7 @@ Install them with your package manager, for example:
 		else
 			packages=$(missing_packages "$@" | tr '\n' ' ')
 			die "Some packages are missing. Run this as root, then try again:
-  apt-get update && apt-get install -y --no-install-recommends ${packages//-NN/}"
+  apt-get update && apt-get install -y --no-install-recommends $packages"
 		fi
 	fi
 

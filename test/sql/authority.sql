@@ -80,6 +80,14 @@ SELECT optout.opt_out('alice', 'acme');
 SELECT optout.sign_in('alice', 'acme');
 RESET ROLE;
 
+-- not even if they administer elsewhere
+SELECT optout.grant_authority('regress_acme_reader', 'globex', 'administer');
+SET ROLE regress_acme_reader;
+SELECT optout.opt_out('alice', 'acme');
+SELECT optout.opt_out('alice', 'globex');
+RESET ROLE;
+SELECT optout.revoke_authority('regress_acme_reader', 'globex', 'administer');
+
 -- inheriting members have it, others only by SET ROLE
 SET ROLE regress_member;
 SELECT optout.opt_out('alice', 'acme');
