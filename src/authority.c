@@ -94,7 +94,7 @@ caller_administers(text *organization)
 	names[0] = organization;
 	names[1] = cstring_to_text(EVERY_ORGANIZATION);
 
-	for (int i = 0; i < lengthof(names) && !found; i++)
+	for (int i = 0; i < (int) lengthof(names) && !found; i++)
 	{
 		ScanKeyData key;
 		StateScan	scan;

@@ -55,7 +55,8 @@ ident_define_settings(void)
  * value so that the filter need not make one for each event.
  */
 static bool
-check_organization(char **newval, void **extra, GucSource source)
+check_organization(char **newval, void **extra,
+				   GucSource source pg_attribute_unused())
 {
 	size_t		len = strlen(*newval);
 	text	   *value;
@@ -82,7 +83,7 @@ check_organization(char **newval, void **extra, GucSource source)
 }
 
 static void
-assign_organization(const char *newval, void *extra)
+assign_organization(const char *newval pg_attribute_unused(), void *extra)
 {
 	organization_setting_text = (text *) extra;
 }

@@ -174,8 +174,11 @@ sub quit
 {
 	my ($self) = @_;
 
-	$self->{timer}->start;
-	eval { $self->{psql}->finish };
+	# not by end of file, for servers started since have inherited the pipe
+	eval {
+		$self->send("\\q\n");
+		$self->{psql}->finish;
+	};
 }
 
 1;
