@@ -369,7 +369,7 @@ COMMENT ON COLUMN optout.discards.discarded IS 'Number of events discarded.';
 
 -- The guard's arguments say what each column of its UPDATE OF list is; see
 -- src/guard.c.  Triggers that a partitioned table hands down to its partitions
--- are not listed.
+-- are listed only where somebody altered them.
 CREATE VIEW optout.guarded WITH (security_barrier) AS
 SELECT t.tgrelid::regclass AS relation,
 	   (SELECT a.attname FROM pg_catalog.pg_attribute a
@@ -382,9 +382,9 @@ SELECT t.tgrelid::regclass AS relation,
   FROM pg_catalog.pg_trigger t
 	   CROSS JOIN LATERAL (SELECT pg_catalog.string_to_array(pg_catalog.encode(t.tgargs, 'escape'), '\000') AS args) g
  WHERE t.tgfoid = 'optout.discard_opted_out()'::pg_catalog.regprocedure
-   AND t.tgparentid = 0;
+   AND (t.tgparentid = 0 OR t.tgenabled <> 'A');
 COMMENT ON VIEW optout.guarded IS
-'Event tables under optout.guard(), and the columns the guard reads.';
+'Event tables under optout.guard(), and the columns the guard reads; also partitions whose guard somebody altered.';
 COMMENT ON COLUMN optout.guarded.relation IS 'Guarded table.';
 COMMENT ON COLUMN optout.guarded.user_id IS 'Column that holds the user''s id.';
 COMMENT ON COLUMN optout.guarded.organization IS 'Column that holds the organization; NULL where the setting optout.organization counts.';

@@ -36,6 +36,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "parser/parse_func.h"
+#include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -99,6 +100,9 @@ open_own_table(FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("relation must not be null")));
 	relid = PG_GETARG_OID(0);
+
+	/* before locking, which a standby refuses with an error of its own */
+	PreventCommandIfReadOnly(psprintf("optout.%s()", get_func_name(fcinfo->flinfo->fn_oid)));
 
 	/* before waiting for the lock, lest others wait for us */
 	if (get_rel_name(relid) != NULL &&

@@ -69,6 +69,12 @@ SET session_replication_role = replica;
 INSERT INTO event (day, person) SELECT d, 'alice' FROM unnest('{2026-01-12,2026-02-12,2026-03-12,2026-04-12,2026-05-12}'::date[]) d RETURNING day;
 RESET session_replication_role;
 
+-- The view tells where a partition's guard was altered; guard() mends it.
+ALTER TABLE event_mar DISABLE TRIGGER ALL;
+SELECT relation, fires FROM optout.guarded ORDER BY relation::text;
+SELECT optout.guard('event', 'person', 'tenant', 'at');
+SELECT relation, fires FROM optout.guarded;
+
 -- A partition is guarded through its parent.
 SELECT optout.guard('event_mar');
 SELECT optout.unguard('event_mar');
