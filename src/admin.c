@@ -58,12 +58,14 @@ static AdminArgs
 get_admin_args(FunctionCallInfo fcinfo, UserIds users)
 {
 	AdminArgs	args;
+	char	   *function = psprintf("optout.%s()", get_func_name(fcinfo->flinfo->fn_oid));
 
 	args.users = users;
 	args.organization = organization_resolve(ARG_TEXT(1));
 	authority_require_administer(args.organization);
 	/* here, since row locks are taken before any command is executed */
-	PreventCommandIfReadOnly(psprintf("optout.%s()", get_func_name(fcinfo->flinfo->fn_oid)));
+	PreventCommandIfReadOnly(function);
+	PreventCommandIfParallelMode(function);
 	return args;
 }
 
