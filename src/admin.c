@@ -210,6 +210,7 @@ forget(FunctionCallInfo fcinfo, UserIds users)
 	UserIds		opted_out;
 
 	(void) directory_lock(args.organization, &args.users);
+	periods_lock(args.organization, &args.users);
 	opted_out = periods_lock_open(args.organization, &args.users);
 	if (opted_out.count > 0 && !force)
 		ereport(ERROR,

@@ -26,6 +26,7 @@
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
@@ -72,6 +73,12 @@ static Authority get_authority_args(FunctionCallInfo fcinfo);
 void
 authority_require_administer(text *organization)
 {
+	/*
+	 * A transaction that holds its locks already hears of nothing: not of a
+	 * membership that was revoked, say.  So listen.
+	 */
+	AcceptInvalidationMessages();
+
 	if (has_privs_of_role(GetUserId(), state_owner()) ||
 		caller_administers(organization))
 		return;

@@ -39,7 +39,7 @@ directory_lock(text *organization, const UserIds *users)
 
 		state_key(&keys[0], Anum_product_user_organization, organization);
 		state_key(&keys[1], Anum_product_user_user_id, DatumGetTextPP(users->ids[i]));
-		if (state_lock_row(rel, index, 2, keys))
+		if (state_lock_rows(rel, index, 2, keys))
 			result.ids[result.count++] = users->ids[i];
 	}
 	table_close(rel, NoLock);

@@ -101,11 +101,31 @@ periods_lock_open(text *organization, const UserIds *users)
 
 		state_key(&keys[0], Anum_period_organization, organization);
 		state_key(&keys[1], Anum_period_user_id, DatumGetTextPP(users->ids[i]));
-		if (state_lock_row(rel, index, 2, keys))
+		if (state_lock_rows(rel, index, 2, keys))
 			result.ids[result.count++] = users->ids[i];
 	}
 	table_close(rel, NoLock);
 	return result;
+}
+
+/*
+ * Lock all periods of the users, ended or not, for whoever deletes them.
+ */
+void
+periods_lock(text *organization, const UserIds *users)
+{
+	Relation	rel = state_open("opt_out_period", RowExclusiveLock);
+	Oid			index = state_index("opt_out_period_pkey");
+
+	for (int i = 0; i < users->count; i++)
+	{
+		ScanKeyData keys[2];
+
+		state_key(&keys[0], Anum_period_user_id, DatumGetTextPP(users->ids[i]));
+		state_key(&keys[1], Anum_period_organization, organization);
+		(void) state_lock_rows(rel, index, 2, keys);
+	}
+	table_close(rel, NoLock);
 }
 
 /*

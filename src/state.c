@@ -8,7 +8,7 @@
  * transaction's earlier commands made, and no others that are not committed.
  *
  * Writers lock the rows they rely on before they take the snapshot to decide
- * by (state_lock_row(), then state_execute()).  A row so locked cannot change
+ * by (state_lock_rows(), then state_execute()).  A row so locked cannot change
  * until they commit, and the snapshot, being younger than the lock, shows its
  * latest version.  That is why there is no serialization failure even in a
  * REPEATABLE READ transaction, where the executor's own FOR UPDATE would raise
@@ -112,7 +112,7 @@ latest_snapshot(void)
 }
 
 /*
- * A key for state_beginscan() and state_lock_row(): the table's column, of type
+ * A key for state_beginscan() and state_lock_rows(): the table's column, of type
  * text, equals the value.
  */
 void
@@ -156,59 +156,72 @@ state_endscan(StateScan *scan)
 }
 
 /*
- * Lock the one row that equals the keys until the transaction ends, as SELECT
- * ... FOR NO KEY UPDATE does, waiting for whoever is changing it.  Returns
- * false where there is no such row once nobody is.
+ * Lock the rows that equal the keys until the transaction ends, as SELECT ...
+ * FOR NO KEY UPDATE does, waiting for whoever is changing them.  Returns false
+ * where there is no such row once nobody is.
  */
 bool
-state_lock_row(Relation rel, Oid index, int nkeys, const ScanKeyData *keys)
+state_lock_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys)
 {
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	bool		locked = false;
+	bool		found;
+	bool		changed;
 
-	for (;;)
+	do
 	{
 		StateScan	scan;
 		HeapTuple	tuple;
-		ItemPointerData tid;
-		TM_FailureData tmfd;
-		TM_Result	result;
 
 		CHECK_FOR_INTERRUPTS();
 
+		found = false;
+		changed = false;
 		state_beginscan(&scan, rel, index, nkeys, keys);
-		tuple = state_getnext(&scan);
-		if (!HeapTupleIsValid(tuple))
+		while (!changed && HeapTupleIsValid(tuple = state_getnext(&scan)))
 		{
-			state_endscan(&scan);
-			break;
+			ItemPointerData tid = tuple->t_self;
+			TM_FailureData tmfd;
+			TM_Result	result;
+
+			result = table_tuple_lock(rel, &tid, scan.snapshot, slot,
+									  GetCurrentCommandId(false),
+									  LockTupleNoKeyExclusive, LockWaitBlock,
+									  TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS |
+									  TUPLE_LOCK_FLAG_FIND_LAST_VERSION,
+									  &tmfd);
+			ExecClearTuple(slot);
+
+			switch (result)
+			{
+				case TM_Ok:
+					found = true;
+					changed = tmfd.traversed;
+					break;
+				case TM_Updated:
+				case TM_Deleted:
+					changed = true;
+					break;
+				case TM_SelfModified:
+					ereport(ERROR,
+							(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+							 errmsg("row of relation \"%s\" is being changed by the command that calls this function",
+									RelationGetRelationName(rel)),
+							 errhint("Call the function in a command of its own.")));
+					break;
+				default:
+					elog(ERROR, "unexpected table_tuple_lock status: %u", result);
+			}
 		}
-		tid = tuple->t_self;
-		result = table_tuple_lock(rel, &tid, scan.snapshot, slot,
-								  GetCurrentCommandId(false),
-								  LockTupleNoKeyExclusive, LockWaitBlock,
-								  TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS |
-								  TUPLE_LOCK_FLAG_FIND_LAST_VERSION,
-								  &tmfd);
-		ExecClearTuple(slot);
 		state_endscan(&scan);
 
-		if (result == TM_Ok && !tmfd.traversed)
-		{
-			locked = true;
-			break;
-		}
-
 		/*
-		 * Somebody changed or deleted the row first.  Look again: what is
+		 * Where somebody changed or deleted a row first, look again: what is
 		 * there now may have other keys, or be a row inserted since.
 		 */
-		if (result != TM_Ok && result != TM_Updated && result != TM_Deleted)
-			elog(ERROR, "unexpected table_tuple_lock status: %u", result);
-	}
+	} while (changed);
 
 	ExecDropSingleTupleTableSlot(slot);
-	return locked;
+	return found;
 }
 
 /*

@@ -29,8 +29,8 @@ extern void state_beginscan(StateScan *scan, Relation rel, Oid index,
 extern HeapTuple state_getnext(StateScan *scan);
 extern void state_endscan(StateScan *scan);
 
-extern bool state_lock_row(Relation rel, Oid index,
-						   int nkeys, const ScanKeyData *keys);
+extern bool state_lock_rows(Relation rel, Oid index,
+							int nkeys, const ScanKeyData *keys);
 
 extern uint64 state_execute(const char *command, int nargs, Oid *argtypes,
 							Datum *values, const char *nulls);

@@ -56,6 +56,10 @@ INSERT INTO optout.product_user (organization, user_id) VALUES ('acme', 'grace')
 
 \set VERBOSITY default
 
+-- A command that writes to the directory cannot administer the same rows meanwhile.
+UPDATE optout.product_user SET email = 'x' WHERE organization = 'acme' AND user_id = 'grace' RETURNING optout.opt_out(user_id, 'acme');
+\echo :LAST_ERROR_SQLSTATE
+
 -- Leaving the directory does not opt anybody in.
 DELETE FROM optout.product_user WHERE organization = 'acme' AND user_id = 'bob';
 SELECT optout.accepts('bob', 'acme');
