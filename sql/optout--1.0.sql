@@ -65,6 +65,10 @@ CREATE TABLE optout.opt_out_period (
 	CONSTRAINT opt_out_period_opted_in_by_check
 		CHECK ((opted_in_at IS NULL) = (opted_in_by IS NULL))
 ) USING heap;
+-- Never toasted, so that the shared filter can read them from any row version.
+ALTER TABLE optout.opt_out_period
+	ALTER COLUMN organization SET STORAGE PLAIN,
+	ALTER COLUMN user_id SET STORAGE PLAIN;
 -- At most one open period a user; also what lists one organization's users.
 CREATE UNIQUE INDEX opt_out_period_open_key ON optout.opt_out_period (organization, user_id)
 	WHERE opted_in_at IS NULL;
@@ -77,6 +81,17 @@ COMMENT ON COLUMN optout.opt_out_period.opted_in_at IS 'End of the period (exclu
 COMMENT ON COLUMN optout.opt_out_period.opted_out_by IS 'Role that opted the user out.';
 COMMENT ON COLUMN optout.opt_out_period.opted_in_by IS 'Role that opted the user in again; NULL while the user is opted out.';
 COMMENT ON COLUMN optout.opt_out_period.reason IS 'Reason given with the opt-out, if any.';
+
+-- Makes each row known to the shared filter before it is stored, however it
+-- comes, and makes all sessions forget what they remember; see src/filter.c.
+CREATE FUNCTION optout.add_to_filter()
+RETURNS trigger
+AS 'MODULE_PATHNAME', 'optout_add_to_filter' LANGUAGE C;
+COMMENT ON FUNCTION optout.add_to_filter() IS
+'Trigger function of optout.opt_out_period that keeps the shared filter exact.';
+CREATE TRIGGER optout_filter BEFORE INSERT OR UPDATE OR DELETE ON optout.opt_out_period
+	FOR EACH ROW EXECUTE FUNCTION optout.add_to_filter();
+ALTER TABLE optout.opt_out_period ENABLE ALWAYS TRIGGER optout_filter;
 
 CREATE TABLE optout.discard_ledger (
 	organization text COLLATE pg_catalog."C" NOT NULL,
@@ -202,39 +217,57 @@ COMMENT ON FUNCTION optout.sign_in(text, text, text, text) IS
 -- query's can be taken, and a later opt-out would be missed.  No search_path:
 -- they look nothing up by name, and setting one would cost more than the answer.
 
+CREATE FUNCTION optout.accepts_support(internal)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'optout_accepts_support' LANGUAGE C STRICT;
+COMMENT ON FUNCTION optout.accepts_support(internal) IS
+'Planner support function of optout.accepts().';
+
+CREATE FUNCTION optout.is_opted_out_support(internal)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'optout_is_opted_out_support' LANGUAGE C STRICT;
+COMMENT ON FUNCTION optout.is_opted_out_support(internal) IS
+'Planner support function of optout.is_opted_out().';
+
 CREATE FUNCTION optout.accepts(user_id text, organization text DEFAULT NULL, occurred_at timestamptz DEFAULT NULL)
 RETURNS boolean
-AS 'MODULE_PATHNAME', 'optout_accepts_text' LANGUAGE C STABLE PARALLEL UNSAFE COST 100;
+AS 'MODULE_PATHNAME', 'optout_accepts_text' LANGUAGE C STABLE PARALLEL UNSAFE
+SUPPORT optout.accepts_support;
 COMMENT ON FUNCTION optout.accepts(text, text, timestamptz) IS
 'The filter for ingest SQL, as in COPY ... WHERE optout.accepts(user_id). False where the user is opted out now, or was when the event occurred (if occurred_at is given); true otherwise, and for a NULL user_id.';
 
 CREATE FUNCTION optout.accepts(user_id uuid, organization text DEFAULT NULL, occurred_at timestamptz DEFAULT NULL)
 RETURNS boolean
-AS 'MODULE_PATHNAME', 'optout_accepts_uuid' LANGUAGE C STABLE PARALLEL UNSAFE COST 100;
+AS 'MODULE_PATHNAME', 'optout_accepts_uuid' LANGUAGE C STABLE PARALLEL UNSAFE
+SUPPORT optout.accepts_support;
 COMMENT ON FUNCTION optout.accepts(uuid, text, timestamptz) IS
 'The filter for ingest SQL, for uuid ids; the same user as its text form in lower case.';
 
 CREATE FUNCTION optout.accepts(user_id bigint, organization text DEFAULT NULL, occurred_at timestamptz DEFAULT NULL)
 RETURNS boolean
-AS 'MODULE_PATHNAME', 'optout_accepts_bigint' LANGUAGE C STABLE PARALLEL UNSAFE COST 100;
+AS 'MODULE_PATHNAME', 'optout_accepts_bigint' LANGUAGE C STABLE PARALLEL UNSAFE
+SUPPORT optout.accepts_support;
 COMMENT ON FUNCTION optout.accepts(bigint, text, timestamptz) IS
 'The filter for ingest SQL, for integer ids; the same user as its text form.';
 
 CREATE FUNCTION optout.is_opted_out(user_id text, organization text DEFAULT NULL, at timestamptz DEFAULT NULL)
 RETURNS boolean
-AS 'MODULE_PATHNAME', 'optout_is_opted_out_text' LANGUAGE C STABLE PARALLEL SAFE COST 100;
+AS 'MODULE_PATHNAME', 'optout_is_opted_out_text' LANGUAGE C STABLE PARALLEL SAFE
+SUPPORT optout.is_opted_out_support;
 COMMENT ON FUNCTION optout.is_opted_out(text, text, timestamptz) IS
 'For reports: true where the user is opted out now, or was at the given time. Discards nothing and counts nothing; works on a standby.';
 
 CREATE FUNCTION optout.is_opted_out(user_id uuid, organization text DEFAULT NULL, at timestamptz DEFAULT NULL)
 RETURNS boolean
-AS 'MODULE_PATHNAME', 'optout_is_opted_out_uuid' LANGUAGE C STABLE PARALLEL SAFE COST 100;
+AS 'MODULE_PATHNAME', 'optout_is_opted_out_uuid' LANGUAGE C STABLE PARALLEL SAFE
+SUPPORT optout.is_opted_out_support;
 COMMENT ON FUNCTION optout.is_opted_out(uuid, text, timestamptz) IS
 'For reports, for uuid ids: true where the user is opted out now, or was at the given time.';
 
 CREATE FUNCTION optout.is_opted_out(user_id bigint, organization text DEFAULT NULL, at timestamptz DEFAULT NULL)
 RETURNS boolean
-AS 'MODULE_PATHNAME', 'optout_is_opted_out_bigint' LANGUAGE C STABLE PARALLEL SAFE COST 100;
+AS 'MODULE_PATHNAME', 'optout_is_opted_out_bigint' LANGUAGE C STABLE PARALLEL SAFE
+SUPPORT optout.is_opted_out_support;
 COMMENT ON FUNCTION optout.is_opted_out(bigint, text, timestamptz) IS
 'For reports, for integer ids: true where the user is opted out now, or was at the given time.';
 
@@ -391,14 +424,44 @@ COMMENT ON COLUMN optout.guarded.organization IS 'Column that holds the organiza
 COMMENT ON COLUMN optout.guarded.occurred_at IS 'Column that holds the time of the event; NULL where it is not looked at.';
 COMMENT ON COLUMN optout.guarded.fires IS '''always'', as optout.guard() leaves it; anything else means that somebody altered the trigger and events may get past it.';
 
+CREATE FUNCTION optout.filter_statistics(OUT shared_filter text, OUT memory bigint, OUT keys bigint,
+										 OUT false_positive_rate double precision,
+										 OUT lookups_filter bigint, OUT lookups_memo bigint, OUT lookups_table bigint)
+AS 'MODULE_PATHNAME', 'optout_filter_statistics' LANGUAGE C;
+COMMENT ON FUNCTION optout.filter_statistics() IS
+'What the view optout.status shows.';
+
+CREATE VIEW optout.status AS
+SELECT s.shared_filter, s.memory, s.keys, s.false_positive_rate,
+	   s.lookups_filter, s.lookups_memo, s.lookups_table
+  FROM optout.filter_statistics() s;
+COMMENT ON VIEW optout.status IS
+'The shared filter: whether it is there, and how well it works. One row.';
+COMMENT ON COLUMN optout.status.shared_filter IS
+'''ready''; ''loading'' while this database''s keys are being added; ''absent'' where the library is not in shared_preload_libraries; ''off'' by the setting optout.filter; ''not used'' on a standby, or if the trigger optout_filter does not fire always. Answers are right in any case, but only ''ready'' is fast.';
+COMMENT ON COLUMN optout.status.memory IS 'Size of the filter in bytes.';
+COMMENT ON COLUMN optout.status.keys IS 'Estimated number of keys, of all databases.';
+COMMENT ON COLUMN optout.status.false_positive_rate IS 'Estimated share of users never opted out for whom the memo or the table has to be asked.';
+COMMENT ON COLUMN optout.status.lookups_filter IS 'Look-ups that the filter alone answered, by finished transactions of all databases.';
+COMMENT ON COLUMN optout.status.lookups_memo IS 'Look-ups that a session''s memo answered.';
+COMMENT ON COLUMN optout.status.lookups_table IS 'Look-ups that the table answered.';
+
+CREATE FUNCTION optout.verify()
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'optout_verify' LANGUAGE C;
+COMMENT ON FUNCTION optout.verify() IS
+'How many rows of optout.opt_out_period the shared filter would miss; anything but 0 is a bug.';
+
 ----------------------------------------------------------------------
 -- Privileges
 ----------------------------------------------------------------------
 
--- PUBLIC may read the views and nothing else.  Administrators receive EXECUTE
+-- PUBLIC may read the views and nothing else (status reveals nobody).  Administrators receive EXECUTE
 -- on what they need from optout.grant_authority(); EXECUTE on the filter and
 -- the guard is granted by hand, since it is not limited to an organization.
 REVOKE ALL ON ALL TABLES IN SCHEMA optout FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA optout FROM PUBLIC;
 GRANT SELECT ON optout.readable_organization, optout.user_list, optout.opt_out_list,
-	optout.opt_out_history, optout.discards, optout.guarded TO PUBLIC;
+	optout.opt_out_history, optout.discards, optout.guarded, optout.status TO PUBLIC;
+-- the view's reader needs it
+GRANT EXECUTE ON FUNCTION optout.filter_statistics() TO PUBLIC;

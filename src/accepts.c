@@ -12,7 +12,10 @@
 #include "fmgr.h"
 #include "utils/timestamp.h"
 
+#include "accepts.h"
+#include "filter.h"
 #include "ident.h"
+#include "memo.h"
 #include "periods.h"
 
 PG_FUNCTION_INFO_V1(optout_accepts_text);
@@ -23,6 +26,30 @@ PG_FUNCTION_INFO_V1(optout_is_opted_out_uuid);
 PG_FUNCTION_INFO_V1(optout_is_opted_out_bigint);
 
 static bool is_opted_out(FunctionCallInfo fcinfo, Oid type);
+
+/*
+ * Whether the user is opted out now or was at the given time (if not NULL).
+ */
+bool
+accepts_covered(text *organization, text *user_id, const TimestampTz *occurred_at)
+{
+	FilterState state = filter_state();
+	UserKey		key;
+
+	if (unlikely(state == FILTER_TABLE_ONLY))
+	{
+		filter_lookups[LOOKUP_TABLE]++;
+		return periods_cover(organization, user_id, occurred_at);
+	}
+
+	key = filter_key(organization, user_id);
+	if (likely(state == FILTER_READY) && !filter_maybe_contains(&key))
+	{
+		filter_lookups[LOOKUP_FILTER]++;
+		return false;
+	}
+	return memo_covers(&key, organization, user_id, occurred_at);
+}
 
 /*
  * Arguments: user id of the given type, organisation, time; any may be NULL.
@@ -41,9 +68,9 @@ is_opted_out(FunctionCallInfo fcinfo, Oid type)
 	if (!PG_ARGISNULL(2))
 		occurred_at = PG_GETARG_TIMESTAMPTZ(2);
 
-	return periods_cover(organization,
-						 ident_from_datum(type, PG_GETARG_DATUM(0)),
-						 PG_ARGISNULL(2) ? NULL : &occurred_at);
+	return accepts_covered(organization,
+						   ident_from_datum(type, PG_GETARG_DATUM(0)),
+						   PG_ARGISNULL(2) ? NULL : &occurred_at);
 }
 
 /*

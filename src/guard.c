@@ -44,9 +44,9 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "accepts.h"
 #include "compat.h"
 #include "ident.h"
-#include "periods.h"
 
 #define GUARD_TRIGGER "optout_guard"
 
@@ -421,10 +421,10 @@ accepts_row(const GuardColumns *columns, TupleTableSlot *slot)
 	if (!isnull[GUARD_OCCURRED_AT])
 		occurred_at = DatumGetTimestampTz(value[GUARD_OCCURRED_AT]);
 
-	return !periods_cover(organization,
-						  ident_from_datum(columns->type[GUARD_USER_ID],
-										   value[GUARD_USER_ID]),
-						  isnull[GUARD_OCCURRED_AT] ? NULL : &occurred_at);
+	return !accepts_covered(organization,
+							ident_from_datum(columns->type[GUARD_USER_ID],
+											 value[GUARD_USER_ID]),
+							isnull[GUARD_OCCURRED_AT] ? NULL : &occurred_at);
 }
 
 /*

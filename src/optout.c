@@ -4,8 +4,8 @@
  *		tracking.
  *
  * Where things are: accepts.c is the filter, guard.c the trigger that applies
- * it, admin.c what administrators call; they rest on periods.c (who is opted
- * out), directory.c (who there is), authority.c (who may do what), ident.c
+ * it, admin.c what administrators call; they rest on filter.c and memo.c (fast
+ * answers), periods.c (who is opted out), directory.c (who there is), authority.c (who may do what), ident.c
  * (organisations and user ids) and state.c (how the tables are read and
  * written).  sql/ holds the SQL side.
  */
@@ -15,6 +15,7 @@
 #include "utils/guc.h"
 
 #include "compat.h"
+#include "filter.h"
 #include "ident.h"
 
 PG_MODULE_MAGIC_EXT(
@@ -28,5 +29,7 @@ void
 _PG_init(void)
 {
 	ident_define_settings();
+	filter_define_settings();
+	filter_install_hooks();
 	MarkGUCPrefixReserved("optout");
 }

@@ -24,6 +24,7 @@
 #include "access/table.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -46,40 +47,128 @@ caller_name(void)
 }
 
 /*
- * Whether the user is opted out now or was at the given time (if not NULL).
+ * The key under which the shared filter and the memo know a row's user.  It
+ * may be read from a dead row as well, since the columns are never toasted.
+ */
+UserKey
+periods_key(Relation rel, HeapTuple tuple)
+{
+	bool		isnull;
+	Datum		organization = heap_getattr(tuple, Anum_period_organization,
+											RelationGetDescr(rel), &isnull);
+	Datum		user_id = heap_getattr(tuple, Anum_period_user_id,
+									   RelationGetDescr(rel), &isnull);
+
+	return filter_key((text *) DatumGetPointer(organization),
+					  (text *) DatumGetPointer(user_id));
+}
+
+/*
+ * Add a row's period to those of its user.
+ */
+void
+periods_add(Periods *periods, Relation rel, HeapTuple tuple, MemoryContext context)
+{
+	Period		period;
+	bool		isnull;
+
+	period.opted_out_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_period_opted_out_at,
+														   RelationGetDescr(rel), &isnull));
+	period.opted_in_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_period_opted_in_at,
+														  RelationGetDescr(rel), &isnull));
+	if (isnull)
+	{
+		periods->open = true;
+		return;
+	}
+
+	if (periods->nclosed == 0)
+		periods->first = period;
+	else
+	{
+		/* room for a power of two */
+		int			n = periods->nclosed - 1;
+
+		if (n == 0)
+			periods->more = MemoryContextAlloc(context, sizeof(Period));
+		else if ((n & (n - 1)) == 0)
+			periods->more = repalloc_huge(periods->more, (Size) n * 2 * sizeof(Period));
+		periods->more[n] = period;
+	}
+	periods->nclosed++;
+}
+
+/*
+ * Whether they say that the user is opted out now, or was at the given time (if
+ * not NULL).
+ */
+bool
+periods_include(const Periods *periods, const TimestampTz *occurred_at)
+{
+	if (periods->open)
+		return true;
+	if (occurred_at == NULL)
+		return false;
+	for (int i = 0; i < periods->nclosed; i++)
+	{
+		const Period *period = i == 0 ? &periods->first : &periods->more[i - 1];
+
+		if (period->opted_out_at <= *occurred_at && *occurred_at < period->opted_in_at)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Read all periods of a user.
  *
  * The table stays locked until the transaction ends, as after any query.
  */
-bool
-periods_cover(text *organization, text *user_id, const TimestampTz *occurred_at)
+void
+periods_read(Periods *periods, text *organization, text *user_id, MemoryContext context)
 {
 	Relation	rel = state_open("opt_out_period", AccessShareLock);
 	ScanKeyData keys[2];
 	StateScan	scan;
 	HeapTuple	tuple;
-	bool		covered = false;
 
+	memset(periods, 0, sizeof(Periods));
 	state_key(&keys[0], Anum_period_user_id, user_id);
 	state_key(&keys[1], Anum_period_organization, organization);
 	state_beginscan(&scan, rel, state_index("opt_out_period_pkey"), 2, keys);
-	while (!covered && HeapTupleIsValid(tuple = state_getnext(&scan)))
-	{
-		bool		isnull;
-		bool		isopen;
-		TimestampTz opted_out_at;
-		TimestampTz opted_in_at;
-
-		opted_out_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_period_opted_out_at,
-														RelationGetDescr(rel), &isnull));
-		opted_in_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_period_opted_in_at,
-													   RelationGetDescr(rel), &isopen));
-		covered = isopen ||
-			(occurred_at != NULL &&
-			 opted_out_at <= *occurred_at && *occurred_at < opted_in_at);
-	}
+	while (HeapTupleIsValid(tuple = state_getnext(&scan)))
+		periods_add(periods, rel, tuple, context);
 	state_endscan(&scan);
 	table_close(rel, NoLock);
-	return covered;
+}
+
+/*
+ * Whether the user is opted out now or was at the given time (if not NULL), by
+ * the table.
+ */
+bool
+periods_cover(text *organization, text *user_id, const TimestampTz *occurred_at)
+{
+	Periods		periods;
+
+	periods_read(&periods, organization, user_id, CurrentMemoryContext);
+	return periods_include(&periods, occurred_at);
+}
+
+/*
+ * About how many rows the table has.
+ */
+double
+periods_estimate(void)
+{
+	Relation	rel = state_open("opt_out_period", AccessShareLock);
+	double		pages = RelationGetNumberOfBlocks(rel);
+	double		rows_per_page = 60;
+
+	if (rel->rd_rel->reltuples > 0 && rel->rd_rel->relpages > 0)
+		rows_per_page = rel->rd_rel->reltuples / rel->rd_rel->relpages;
+	table_close(rel, NoLock);
+	return pages * rows_per_page;
 }
 
 /*

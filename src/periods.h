@@ -7,7 +7,34 @@
 
 #include "datatype/timestamp.h"
 
+#include "access/htup.h"
+
+#include "filter.h"
 #include "ident.h"
+
+/* a closed period, [opted_out_at, opted_in_at) */
+typedef struct Period
+{
+	TimestampTz opted_out_at;
+	TimestampTz opted_in_at;
+} Period;
+
+/* all periods of a user */
+typedef struct Periods
+{
+	bool		open;			/* one of them has not ended */
+	int			nclosed;
+	Period		first;			/* few users have more than one that has */
+	Period	   *more;
+} Periods;
+
+extern UserKey periods_key(Relation rel, HeapTuple tuple);
+extern void periods_add(Periods *periods, Relation rel, HeapTuple tuple,
+						MemoryContext context);
+extern bool periods_include(const Periods *periods, const TimestampTz *occurred_at);
+extern void periods_read(Periods *periods, text *organization, text *user_id,
+						 MemoryContext context);
+extern double periods_estimate(void);
 
 extern bool periods_cover(text *organization, text *user_id,
 						  const TimestampTz *occurred_at);

@@ -59,6 +59,7 @@ missing_packages() {
 		say "postgresql${version:+-$version} postgresql-server-dev-${version:-all}"
 	}
 	have gcc || say "gcc libc6-dev"
+	[ -f /usr/include/xxhash.h ] || say libxxhash-dev
 	if [ "${1:-}" = for-tests ]; then
 		have prove || say perl
 		perl -MIPC::Run -e 1 2>/dev/null || say libipc-run-perl
@@ -69,9 +70,9 @@ need_packages() {
 	local packages sudo='' log conf=/etc/postgresql-common/createcluster.d/optout-no-cluster.conf
 	[ -z "$(missing_packages "$@")" ] && { find_pg_config; return; }
 
-	have apt-get || die "Missing: a PostgreSQL server (15 or later) with its development files, gcc${1:+, prove, IPC::Run of Perl}.
+	have apt-get || die "Missing: a PostgreSQL server (15 or later) with its development files, gcc, xxhash.h${1:+, prove, IPC::Run of Perl}.
 Install them with your package manager, for example:
-  dnf install postgresql-server postgresql-server-devel gcc redhat-rpm-config${1:+ perl-Test-Harness perl-IPC-Run}"
+  dnf install postgresql-server postgresql-server-devel gcc redhat-rpm-config xxhash-devel${1:+ perl-Test-Harness perl-IPC-Run}"
 	if [ "$(id -u)" != 0 ]; then
 		if have sudo && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
 			sudo=sudo

@@ -1,0 +1,164 @@
+/*
+ * support.c
+ *		Planner support for the filter functions: how many rows they let through,
+ *		and what a call costs.
+ *
+ * The share of events of opted-out users is found by asking the filter about
+ * the column's most common values and about the bounds of its histogram, which
+ * are a sample of the others.  Without statistics, the share of the directory's
+ * users who have ever been opted out has to do.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/pg_statistic.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "nodes/supportnodes.h"
+#include "optimizer/cost.h"
+#include "optimizer/optimizer.h"
+#include "utils/lsyscache.h"
+#include "utils/selfuncs.h"
+
+#include "accepts.h"
+#include "filter.h"
+#include "ident.h"
+#include "periods.h"
+#include "state.h"
+
+/* what a call costs, in units of cpu_operator_cost */
+#define COST_WITH_FILTER 2
+#define COST_WITHOUT_FILTER 100
+
+PG_FUNCTION_INFO_V1(optout_accepts_support);
+PG_FUNCTION_INFO_V1(optout_is_opted_out_support);
+
+static Node *support(Node *request, bool accepts);
+static double discarded_share(SupportRequestSelectivity *request);
+static double discarded_share_of_values(Oid type, text *organization,
+										const AttStatsSlot *slot, bool weighted);
+static double discarded_share_of_users(void);
+
+/*
+ * optout.accepts_support(internal)
+ */
+Datum
+optout_accepts_support(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_POINTER(support((Node *) PG_GETARG_POINTER(0), true));
+}
+
+/*
+ * optout.is_opted_out_support(internal)
+ */
+Datum
+optout_is_opted_out_support(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_POINTER(support((Node *) PG_GETARG_POINTER(0), false));
+}
+
+static Node *
+support(Node *request, bool accepts)
+{
+	if (IsA(request, SupportRequestSelectivity))
+	{
+		SupportRequestSelectivity *req = (SupportRequestSelectivity *) request;
+		double		discarded;
+
+		/* what a join lets through says nothing of one column */
+		if (req->is_join)
+			return NULL;
+		discarded = discarded_share(req);
+		CLAMP_PROBABILITY(discarded);
+		req->selectivity = accepts ? 1 - discarded : discarded;
+		return request;
+	}
+	if (IsA(request, SupportRequestCost))
+	{
+		SupportRequestCost *req = (SupportRequestCost *) request;
+
+		req->startup = 0;
+		req->per_tuple = cpu_operator_cost *
+			(filter_present() ? COST_WITH_FILTER : COST_WITHOUT_FILTER);
+		return request;
+	}
+	return NULL;
+}
+
+static double
+discarded_share(SupportRequestSelectivity *request)
+{
+	VariableStatData vardata;
+	Node	   *organization_arg;
+	text	   *organization = NULL;
+	Oid			type;
+	double		share = -1;
+
+	/* the organisation, if it is known already */
+	organization_arg = list_length(request->args) < 2 ? NULL :
+		estimate_expression_value(request->root, lsecond(request->args));
+	if (organization_arg != NULL)
+	{
+		if (!IsA(organization_arg, Const))
+			return discarded_share_of_users();
+		if (!((Const *) organization_arg)->constisnull)
+			organization = DatumGetTextPP(((Const *) organization_arg)->constvalue);
+	}
+	organization = organization_resolve(organization);
+
+	examine_variable(request->root, linitial(request->args), request->varRelid, &vardata);
+	type = getBaseType(vardata.atttype);
+	if (HeapTupleIsValid(vardata.statsTuple) && ident_type_supported(type))
+	{
+		Form_pg_statistic stats = (Form_pg_statistic) GETSTRUCT(vardata.statsTuple);
+		AttStatsSlot slot;
+		double		others = 1 - stats->stanullfrac;
+
+		share = 0;
+		if (get_attstatsslot(&slot, vardata.statsTuple, STATISTIC_KIND_MCV, InvalidOid,
+							 ATTSTATSSLOT_VALUES | ATTSTATSSLOT_NUMBERS))
+		{
+			share += discarded_share_of_values(type, organization, &slot, true);
+			for (int i = 0; i < slot.nnumbers; i++)
+				others -= slot.numbers[i];
+			free_attstatsslot(&slot);
+		}
+		if (others > 0 &&
+			get_attstatsslot(&slot, vardata.statsTuple, STATISTIC_KIND_HISTOGRAM, InvalidOid,
+							 ATTSTATSSLOT_VALUES))
+		{
+			share += others * discarded_share_of_values(type, organization, &slot, false);
+			free_attstatsslot(&slot);
+		}
+	}
+	ReleaseVariableStats(vardata);
+
+	return share >= 0 ? share : discarded_share_of_users();
+}
+
+/*
+ * The share of these values that the filter would discard, each counted by its
+ * frequency or all alike.
+ */
+static double
+discarded_share_of_values(Oid type, text *organization, const AttStatsSlot *slot, bool weighted)
+{
+	double		share = 0;
+
+	for (int i = 0; i < slot->nvalues; i++)
+	{
+		if (accepts_covered(organization, ident_from_datum(type, slot->values[i]), NULL))
+			share += weighted ? slot->numbers[i] : 1.0 / slot->nvalues;
+	}
+	return share;
+}
+
+static double
+discarded_share_of_users(void)
+{
+	Relation	rel = state_open("product_user", AccessShareLock);
+	double		users = rel->rd_rel->reltuples;
+
+	table_close(rel, NoLock);
+	return users > 0 ? periods_estimate() / users : 0;
+}
