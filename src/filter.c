@@ -8,6 +8,13 @@
  * only ever set, so look-ups take no lock.  It is split into blocks of one
  * cache line; a key sets one bit in each of a block's eight words.
  *
+ * A look-up costs a cache miss, and that costs the less the smaller the filter
+ * is.  So there are filters of three sizes ("levels"), each an eighth of the
+ * next.  Keys are added to the current level and all larger ones; look-ups use
+ * the current one only.  When it has as many keys as are good for it, the next
+ * one becomes the current one; it holds all keys already.  (Whoever still looks
+ * at the smaller one began before any key was added to the larger ones only.)
+ *
  * Why a miss proves that no committed row exists, with no snapshot and no lock:
  *
  * 1. A row trigger of the state table (ENABLE ALWAYS) sets a row's bits before

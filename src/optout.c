@@ -5,9 +5,10 @@
  *
  * Where things are: accepts.c is the filter, guard.c the trigger that applies
  * it, admin.c what administrators call; they rest on filter.c and memo.c (fast
- * answers), periods.c (who is opted out), directory.c (who there is), authority.c (who may do what), ident.c
- * (organisations and user ids) and state.c (how the tables are read and
- * written).  sql/ holds the SQL side.
+ * answers), periods.c (who is opted out), directory.c (who there is),
+ * authority.c (who may do what), ident.c (organisations and user ids) and
+ * state.c (how the tables are read and written).  support.c tells the planner,
+ * status.c the administrator.  sql/ holds the SQL side.
  */
 #include "postgres.h"
 

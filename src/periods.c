@@ -11,7 +11,8 @@
  *
  * To open a period step 1 is enough, since a user who is not in the directory
  * cannot be opted out: whoever else changes a user of the directory holds the
- * same lock.  Step 2 serves users who have left the directory while opted out.
+ * same lock.  Step 2 serves users who have left the directory while opted out;
+ * forget() locks their ended periods as well.
  * Should all that fail, the unique index on open periods raises an error.
  *
  * Clocks may go back, even between sessions.  So a period starts no earlier
