@@ -2,6 +2,7 @@
 #
 #   make demo        see it work, on a throw-away server; installs what is missing
 #   make test        run every test, likewise
+#   make bench       time it beside other ways to do the same
 #   make, make install, make installcheck   as with any PGXS extension
 
 EXTENSION = optout
@@ -44,4 +45,11 @@ demo:
 test:
 	@test/run
 
-.PHONY: all install installcheck clean demo test
+bench:
+	@test/bench/run
+
+# lists and events that do not fit any cache; takes its time
+bench-large:
+	@EVENTS=50000000 LIST=10000000 RUNS=3 test/bench/run
+
+.PHONY: all install installcheck clean demo test bench bench-large
