@@ -82,14 +82,14 @@ COMMENT ON COLUMN optout.opt_out_period.opted_out_by IS 'Role that opted the use
 COMMENT ON COLUMN optout.opt_out_period.opted_in_by IS 'Role that opted the user in again; NULL while the user is opted out.';
 COMMENT ON COLUMN optout.opt_out_period.reason IS 'Reason given with the opt-out, if any.';
 
--- Makes each row known to the shared filter before it is stored, however it
+-- Makes each row known to the shared filter before it can be seen, however it
 -- comes, and makes all sessions forget what they remember; see src/filter.c.
 CREATE FUNCTION optout.add_to_filter()
 RETURNS trigger
 AS 'MODULE_PATHNAME', 'optout_add_to_filter' LANGUAGE C;
 COMMENT ON FUNCTION optout.add_to_filter() IS
 'Trigger function of optout.opt_out_period that keeps the shared filter exact.';
-CREATE TRIGGER optout_filter BEFORE INSERT OR UPDATE OR DELETE ON optout.opt_out_period
+CREATE TRIGGER optout_filter AFTER INSERT OR UPDATE OR DELETE ON optout.opt_out_period
 	FOR EACH ROW EXECUTE FUNCTION optout.add_to_filter();
 ALTER TABLE optout.opt_out_period ENABLE ALWAYS TRIGGER optout_filter;
 

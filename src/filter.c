@@ -17,13 +17,13 @@
  *
  * Why a miss proves that no committed row exists, with no snapshot and no lock:
  *
- * 1. A row trigger of the state table (ENABLE ALWAYS) sets a row's bits before
- *	  the row is inserted, let alone committed.  Whoever learns of the commit
- *	  looks at the bits after they were set.
+ * 1. An AFTER row trigger of the state table (ENABLE ALWAYS) sets a row's bits at
+ *	  the end of the command that stored it, hence before anybody can see it.
+ *	  Whoever learns of the commit looks at the bits after they were set.
  * 2. The rows that were there when the server started are added once per
  *	  database, by a scan under SnapshotAny, so that those of prepared
- *	  transactions count.  A row that the scan passes before it is inserted has
- *	  its bits from its trigger.  Until the scan is done nobody trusts a miss.
+ *	  transactions count.  A row that is stored where the scan has been already
+ *	  has its bits from its trigger.  Until the scan is done nobody trusts a miss.
  * 3. Rows can arrive while the trigger is disabled.  Disabling and enabling it
  *	  writes a new version of its pg_trigger row and sends a relcache
  *	  invalidation for the state table at commit.  So we remember which version
@@ -51,6 +51,7 @@
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
+#include "parser/parse_func.h"
 #include "port/atomics.h"
 #include "port/pg_bitutils.h"
 #include "portability/instr_time.h"
@@ -64,6 +65,7 @@
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -92,10 +94,13 @@
 
 /*
  * Which version of the state table's trigger.  Two versions of a catalog row
- * never share xmin and ctid, unless one is long dead and gone.
+ * never share xmin and ctid, unless one is long dead and gone.  A database that
+ * was made anew from the same template under the same OID differs in the xmin
+ * of its pg_database row.
  */
 typedef struct TriggerVersion
 {
+	TransactionId database_xmin;
 	Oid			table;
 	Oid			trigger;
 	TransactionId xmin;
@@ -150,6 +155,8 @@ static Size shared_size(void);
 static void request_shmem(void);
 static void startup_shmem(void);
 static void invalidate(Datum arg, Oid relid);
+static bool sees_every_row(Relation pg_trigger, HeapTuple tuple);
+static TransactionId database_xmin(void);
 static void read_version(void);
 static bool same_version(TriggerVersion *a, TriggerVersion *b);
 static FilterDatabase *find_database(void);
@@ -282,6 +289,37 @@ invalidate(Datum arg pg_attribute_unused(), Oid relid)
 }
 
 /*
+ * Is the trigger the one that the extension made, and does it always fire?
+ */
+static bool
+sees_every_row(Relation pg_trigger, HeapTuple tuple)
+{
+	Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
+
+	return trigger->tgenabled == TRIGGER_FIRES_ALWAYS &&
+		trigger->tgtype == (TRIGGER_TYPE_ROW | TRIGGER_TYPE_AFTER | TRIGGER_TYPE_INSERT |
+							TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE) &&
+		trigger->tgattr.dim1 == 0 &&
+		heap_attisnull(tuple, Anum_pg_trigger_tgqual, RelationGetDescr(pg_trigger)) &&
+		trigger->tgfoid == LookupFuncName(list_make2(makeString("optout"),
+													 makeString("add_to_filter")),
+										  0, NULL, true);
+}
+
+static TransactionId
+database_xmin(void)
+{
+	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(MyDatabaseId));
+	TransactionId xmin;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for database %u", MyDatabaseId);
+	xmin = HeapTupleHeaderGetRawXmin(tuple->t_data);
+	ReleaseSysCache(tuple);
+	return xmin;
+}
+
+/*
  * Read the state table's trigger from the catalog.
  */
 static void
@@ -310,10 +348,11 @@ read_version(void)
 	{
 		Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
 
+		version.database_xmin = database_xmin();
 		version.trigger = trigger->oid;
 		version.xmin = HeapTupleHeaderGetRawXmin(tuple->t_data);
 		version.ctid = tuple->t_self;
-		version_enabled = (trigger->tgenabled == TRIGGER_FIRES_ALWAYS);
+		version_enabled = sees_every_row(pg_trigger, tuple);
 	}
 	systable_endscan(scan);
 	table_close(pg_trigger, AccessShareLock);
@@ -323,7 +362,8 @@ read_version(void)
 static bool
 same_version(TriggerVersion *a, TriggerVersion *b)
 {
-	return a->table == b->table && a->trigger == b->trigger &&
+	return a->database_xmin == b->database_xmin &&
+		a->table == b->table && a->trigger == b->trigger &&
 		a->xmin == b->xmin && ItemPointerEquals(&a->ctid, &b->ctid);
 }
 
@@ -637,32 +677,31 @@ filter_statistics(FilterStatistics *stats)
 }
 
 /*
- * optout.add_to_filter(), the state table's trigger: makes a row known before
- * it is stored, and makes every backend forget what it remembers once the
- * change is committed.
+ * optout.add_to_filter(), the state table's trigger: makes a row known before it
+ * can be seen, and makes every backend forget what it remembers once the change
+ * is committed.
  */
 Datum
 optout_add_to_filter(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-	HeapTuple	result;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
-		!TRIGGER_FIRED_BEFORE(trigdata->tg_event) ||
+		!TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
 		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function \"%s\" must be fired before a row is written",
+				 errmsg("function \"%s\" must be fired after a row is written",
 						"optout.add_to_filter")));
 
-	result = TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ?
-		trigdata->tg_newtuple : trigdata->tg_trigtuple;
 	if (shared != NULL && !TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
 	{
-		UserKey		key = periods_key(trigdata->tg_relation, result);
+		UserKey		key = periods_key(trigdata->tg_relation,
+									  TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ?
+									  trigdata->tg_newtuple : trigdata->tg_trigtuple);
 
 		filter_add(&key);
 	}
 	CacheInvalidateRelcache(trigdata->tg_relation);
-	return PointerGetDatum(result);
+	return PointerGetDatum(NULL);
 }

@@ -165,6 +165,7 @@ memo_covers(const UserKey *key, text *organization, text *user_id,
 	uint64		before;
 	Periods		periods;
 	bool		found;
+	bool		covered;
 
 	if (memo_generation != generation)
 		empty();
@@ -184,13 +185,13 @@ memo_covers(const UserKey *key, text *organization, text *user_id,
 		return periods_cover(organization, user_id, occurred_at);
 
 	periods_read(&periods, organization, user_id, memo_context);
+	/* now, for what follows may free the memory it is in */
+	covered = periods_include(&periods, occurred_at);
+
 	if (memo_generation == before && generation == before)
 	{
 		if (too_large(memo->members + 1))
 		{
-			/* before its memory goes */
-			bool		covered = periods_include(&periods, occurred_at);
-
 			empty();
 			return covered;
 		}
@@ -206,5 +207,5 @@ memo_covers(const UserKey *key, text *organization, text *user_id,
 				read_all();
 		}
 	}
-	return periods_include(&periods, occurred_at);
+	return covered;
 }

@@ -60,8 +60,7 @@ periods_key(Relation rel, HeapTuple tuple)
 	Datum		user_id = heap_getattr(tuple, Anum_period_user_id,
 									   RelationGetDescr(rel), &isnull);
 
-	return filter_key((text *) DatumGetPointer(organization),
-					  (text *) DatumGetPointer(user_id));
+	return filter_key(DatumGetTextPP(organization), DatumGetTextPP(user_id));
 }
 
 /*

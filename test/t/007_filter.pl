@@ -164,7 +164,7 @@ $node->safe_psql('postgres', qq{
 	DROP TRIGGER optout_filter ON optout.opt_out_period; $insert ('default', 'm', now(), 'x')});
 check('e l m', 'trigger dropped', status => 'not used');
 $node->safe_psql('postgres', qq{
-	CREATE TRIGGER optout_filter BEFORE INSERT OR UPDATE OR DELETE ON optout.opt_out_period
+	CREATE TRIGGER optout_filter AFTER INSERT OR UPDATE OR DELETE ON optout.opt_out_period
 		FOR EACH ROW EXECUTE FUNCTION optout.add_to_filter();
 	$enable});
 check('e l m', 'trigger created again');

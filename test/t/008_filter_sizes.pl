@@ -102,6 +102,18 @@ $session->query('SET work_mem = \'4MB\'');
 is($session->query(wrong_of(700, $times) . ';' . wrong_of(700, $times)),
 	"7700 asked, 0 wrong\n7700 asked, 0 wrong", 'event times');
 
+# the look-up that makes the session read the whole table is right, too
+$node->safe_psql('postgres', q{
+	TRUNCATE optout.opt_out_period;
+	INSERT INTO optout.opt_out_period
+	SELECT 'default', 'user ' || n, t, t + interval '12 hours', 'x', 'x'
+	  FROM generate_series(1, 300) n, unnest('{2026-01-01,2026-01-02,2026-01-03}'::timestamptz[]) AS t});
+for my $day (1 .. 3)
+{
+	is($node->safe_psql('postgres', wrong_of(300, "timestamptz '2026-01-0$day 06:00' AS t")),
+		'300 asked, 0 wrong', "whole table read on the way, period $day");
+}
+
 #
 # Own changes: at each step the same as the table
 #
