@@ -438,7 +438,7 @@ SELECT s.shared_filter, s.memory, s.keys, s.false_positive_rate,
 COMMENT ON VIEW optout.status IS
 'The shared filter: whether it is there, and how well it works. One row.';
 COMMENT ON COLUMN optout.status.shared_filter IS
-'''ready''; ''loading'' while this database''s keys are being added; ''absent'' where the library is not in shared_preload_libraries; ''off'' by the setting optout.filter; ''not used'' on a standby, or if the trigger optout_filter does not fire always. Answers are right in any case, but only ''ready'' is fast.';
+'''ready''; ''loading'' while this database''s keys are being added; ''absent'' where there is no shared memory for it: optout.filter_memory is 0, or the library is not in shared_preload_libraries and the server is older than 17 or cannot spare it; ''off'' by the setting optout.filter; ''not used'' on a standby, or if the trigger optout_filter does not fire always. Answers are right in any case, but only ''ready'' is fast.';
 COMMENT ON COLUMN optout.status.memory IS 'Size of the filter in bytes.';
 COMMENT ON COLUMN optout.status.keys IS 'Estimated number of keys, of all databases.';
 COMMENT ON COLUMN optout.status.false_positive_rate IS 'Estimated share of users never opted out for whom the memo or the table has to be asked.';

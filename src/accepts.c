@@ -13,6 +13,7 @@
 #include "utils/timestamp.h"
 
 #include "accepts.h"
+#include "coverage.h"
 #include "filter.h"
 #include "ident.h"
 #include "memo.h"
@@ -33,17 +34,17 @@ static bool is_opted_out(FunctionCallInfo fcinfo, Oid type);
 bool
 accepts_covered(text *organization, text *user_id, const TimestampTz *occurred_at)
 {
-	FilterState state = filter_state();
+	Coverage	covered = coverage();
 	UserKey		key;
 
-	if (unlikely(state == FILTER_TABLE_ONLY))
+	if (unlikely(covered == COVERAGE_UNKNOWN))
 	{
 		filter_lookups[LOOKUP_TABLE]++;
 		return periods_cover(organization, user_id, occurred_at);
 	}
 
 	key = filter_key(organization, user_id);
-	if (likely(state == FILTER_READY) && !filter_maybe_contains(&key))
+	if (likely(covered == COVERAGE_FULL) && !filter_maybe_contains(&key))
 	{
 		filter_lookups[LOOKUP_FILTER]++;
 		return false;

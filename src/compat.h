@@ -23,8 +23,24 @@
 #define guc_malloc(elevel, size) malloc(size)
 #endif
 
+#if PG_VERSION_NUM >= 170000
+#include "storage/dsm_registry.h"
+#define HAVE_NAMED_DSM true
+#else
+#define HAVE_NAMED_DSM false
+#define GetNamedDSMSegment(name, size, init, found) \
+	((void) (init), (void) (found), NULL)
+#endif
+
 #if PG_VERSION_NUM < 180000
 #define PG_MODULE_MAGIC_EXT(...) PG_MODULE_MAGIC
+#endif
+
+#if PG_VERSION_NUM < 190000
+#define LWLockNewTrancheId(name) LWLockNewTrancheId()
+#else
+/* done by LWLockNewTrancheId() */
+#define LWLockRegisterTranche(tranche_id, tranche_name) ((void) 0)
 #endif
 
 #endif							/* OPTOUT_COMPAT_H */

@@ -1,11 +1,11 @@
 /*
  * filter.h
- *		The shared filter: what proves that a user has never been opted out.
+ *		The shared filter: tells which users may ever have been opted out.
  */
 #ifndef OPTOUT_FILTER_H
 #define OPTOUT_FILTER_H
 
-#include "utils/rel.h"
+#include "shared.h"
 
 /* a user of an organisation of this database, hashed with the server's secret */
 typedef struct UserKey
@@ -13,27 +13,6 @@ typedef struct UserKey
 	uint64		low;
 	uint64		high;
 } UserKey;
-
-/* what the filter knows of the state table's trigger in this backend */
-typedef enum FilterState
-{
-	FILTER_UNKNOWN,				/* the state table's relcache entry has
-								 * changed */
-	FILTER_TABLE_ONLY,			/* rows can arrive unseen: trust nothing but
-								 * the table */
-	FILTER_LOADING,				/* rows are seen, but not all keys are added
-								 * yet */
-	FILTER_READY
-} FilterState;
-
-/* what answered a look-up */
-typedef enum LookupKind
-{
-	LOOKUP_FILTER,
-	LOOKUP_MEMO,
-	LOOKUP_TABLE,
-	LOOKUP_KINDS
-} LookupKind;
 
 typedef struct FilterStatistics
 {
@@ -44,17 +23,16 @@ typedef struct FilterStatistics
 	uint64		lookups[LOOKUP_KINDS];
 } FilterStatistics;
 
-extern bool filter_enabled;
 extern uint64 filter_lookups[LOOKUP_KINDS];
 
-extern void filter_define_settings(void);
 extern void filter_install_hooks(void);
-
-extern FilterState filter_state(void);
-extern bool filter_present(void);
 extern UserKey filter_key(text *organization, text *user_id);
-extern void filter_add(const UserKey *key);
+
+/* these need shared_blocks */
+extern void filter_prefetch(const UserKey *key);
+extern void filter_add(const UserKey *keys, int nkeys);
 extern bool filter_maybe_contains(const UserKey *key);
+
 extern bool filter_statistics(FilterStatistics *stats);
 
 #endif							/* OPTOUT_FILTER_H */

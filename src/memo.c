@@ -12,9 +12,9 @@
  * Whoever writes to the state table sends a relcache invalidation for it, which
  * arrives when the change is committed, or in the session itself with the end
  * of the command and when it is undone.  The invalidation empties the memo
- * (filter.c registers the callback).  filter_state() accepts what is pending
- * before each look-up.  An answer is kept only if no invalidation arrived since
- * before the snapshot was taken that it rests on.
+ * (coverage.c registers the callback).  coverage() accepts what is pending
+ * before each look-up.  An answer is kept only if no invalidation has arrived
+ * since, that is, before the snapshot was taken that it rests on.
  */
 #include "postgres.h"
 
@@ -22,7 +22,6 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "common/hashfn.h"
 #include "executor/nodeHash.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
@@ -32,17 +31,10 @@
 #include "periods.h"
 #include "state.h"
 
-typedef struct MemoEntry
-{
-	UserKey		key;
-	Periods		periods;
-	char		status;			/* for simplehash */
-} MemoEntry;
-
 #define SH_PREFIX memo
-#define SH_ELEMENT_TYPE MemoEntry
+#define SH_ELEMENT_TYPE Periods
 #define SH_KEY_TYPE UserKey
-#define SH_KEY key
+#define SH_KEY user
 #define SH_HASH_KEY(tb, k) ((uint32) (k).low)
 #define SH_EQUAL(tb, a, b) ((a).low == (b).low && (a).high == (b).high)
 #define SH_SCOPE static inline
@@ -51,10 +43,16 @@ typedef struct MemoEntry
 #include "lib/simplehash.h"
 
 /* memory an entry takes in the hash table, on average, and its share of empty slots */
-#define ENTRY_SIZE (2 * sizeof(MemoEntry))
+#define ENTRY_SIZE (2 * sizeof(Periods))
 
-/* what a look-up in the table costs, in rows of a sequential scan */
-#define LOOKUP_COST 8
+/*
+ * What a look-up in the table costs, in rows of reading all of it, twice: to
+ * begin at half the cost gains more than it loses where there is more to come.
+ */
+#define LOOKUP_COST 128
+
+/* so many rows are read at a time, while their slots are being fetched */
+#define READ_BATCH 64
 
 static MemoryContext memo_context = NULL;
 static memo_hash * memo = NULL;
@@ -66,9 +64,10 @@ static uint64 memo_generation = 0;
 static bool memo_complete;		/* every user of the table has an entry */
 static uint64 memo_lookups;		/* how many look-ups in the table it has cost */
 
-static void empty(void);
+static void empty(double nentries);
 static bool too_large(double nentries);
-static void read_all(void);
+static void insert(const PeriodRow *rows, int nrows);
+static void read_all(double nrows);
 
 /*
  * The state table has changed: no entry is to be used any more.  Called from
@@ -81,10 +80,10 @@ memo_invalidate(void)
 }
 
 /*
- * Begin anew, with the current generation.
+ * Begin anew, with the current generation and room for so many entries.
  */
 static void
-empty(void)
+empty(double nentries)
 {
 	if (memo_context == NULL)
 		memo_context = AllocSetContextCreate(CacheMemoryContext, "optout memo",
@@ -92,7 +91,7 @@ empty(void)
 	memo = NULL;
 	memo_generation = 0;
 	MemoryContextReset(memo_context);
-	memo = memo_create(memo_context, 64, NULL);
+	memo = memo_create(memo_context, (uint32) nentries, NULL);
 	memo_complete = false;
 	memo_lookups = 0;
 	memo_generation = generation;
@@ -105,80 +104,96 @@ too_large(double nentries)
 }
 
 /*
- * Make an entry for every user of the table.
+ * Add rows to their users' entries.
  */
 static void
-read_all(void)
+insert(const PeriodRow *rows, int nrows)
+{
+	for (int i = 0; i < nrows; i++)
+	{
+		bool		found;
+		Periods    *entry = memo_insert(memo, rows[i].user, &found);
+
+		if (!found)
+		{
+			entry->closed = NULL;
+			entry->nclosed = 0;
+			entry->open = false;
+		}
+		periods_add(entry, &rows[i], memo_context);
+	}
+}
+
+/*
+ * Make an entry for every user of the table, which has about so many rows.
+ */
+static void
+read_all(double nrows)
 {
 	Relation	rel = state_open("opt_out_period", AccessShareLock);
 	uint64		before = generation;
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TableScanDesc scan;
 	HeapTuple	tuple;
-	bool		complete = true;
+	PeriodRow	batch[READ_BATCH];
+	int			nbatch = 0;
 
-	empty();
+	empty(nrows);
 	/* an error on the way leaves entries that must not be used */
 	memo_generation = 0;
 
 	scan = table_beginscan(rel, snapshot, 0, NULL);
-	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	while (!too_large(memo->members) &&
+		   (tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 	{
-		UserKey		key = periods_key(rel, tuple);
-		MemoEntry  *entry;
-		bool		found;
-
 		CHECK_FOR_INTERRUPTS();
-		entry = memo_insert(memo, key, &found);
-		if (!found)
-			memset(&entry->periods, 0, sizeof(Periods));
-		periods_add(&entry->periods, rel, tuple, memo_context);
-		if (too_large(memo->members))
+		batch[nbatch] = periods_row(rel, tuple);
+		__builtin_prefetch(&memo->data[(uint32) batch[nbatch].user.low & memo->sizemask], 1);
+		if (++nbatch == READ_BATCH)
 		{
-			complete = false;
-			break;
+			insert(batch, nbatch);
+			nbatch = 0;
 		}
 	}
+	insert(batch, nbatch);
 	table_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	table_close(rel, NoLock);
 
-	if (!complete)
-		empty();
-	else if (before == generation)
+	if (too_large(memo->members))
+		empty(0);
+	else
 	{
+		/* if it is outdated already, the next look-up finds it void */
 		memo_complete = true;
 		memo_generation = before;
 	}
-	/* otherwise the next look-up finds it void */
 }
 
 /*
  * Whether the user is opted out now or was at the given time (if not NULL).
- * The caller has just asked filter_state(), and it was not FILTER_TABLE_ONLY.
+ * The caller has just asked coverage(), and it was not COVERAGE_UNKNOWN.
  */
 bool
 memo_covers(const UserKey *key, text *organization, text *user_id,
 			const TimestampTz *occurred_at)
 {
-	MemoEntry  *entry;
-	uint64		before;
+	Periods    *entry;
 	Periods		periods;
 	bool		found;
 	bool		covered;
 
 	if (memo_generation != generation)
-		empty();
+		empty(0);
 
 	entry = memo_lookup(memo, *key);
 	if (entry != NULL || memo_complete)
 	{
 		filter_lookups[LOOKUP_MEMO]++;
-		return entry != NULL && periods_include(&entry->periods, occurred_at);
+		return entry != NULL && periods_include(entry, occurred_at);
 	}
 
 	filter_lookups[LOOKUP_TABLE]++;
-	before = generation;
 
 	/* parallel mode sees the table as of an older snapshot: do not keep that */
 	if (IsInParallelMode())
@@ -188,24 +203,25 @@ memo_covers(const UserKey *key, text *organization, text *user_id,
 	/* now, for what follows may free the memory it is in */
 	covered = periods_include(&periods, occurred_at);
 
-	if (memo_generation == before && generation == before)
+	if (memo_generation != generation)
+		return covered;
+	if (too_large(memo->members + 1))
 	{
-		if (too_large(memo->members + 1))
-		{
-			empty();
-			return covered;
-		}
-		entry = memo_insert(memo, *key, &found);
-		entry->periods = periods;
+		empty(0);
+		return covered;
+	}
+	entry = memo_insert(memo, *key, &found);
+	entry->closed = periods.closed;
+	entry->nclosed = periods.nclosed;
+	entry->open = periods.open;
 
-		/* an estimate costs something, too */
-		if (++memo_lookups % 256 == 0)
-		{
-			double		rows = periods_estimate();
+	/* an estimate costs something, too */
+	if (++memo_lookups % 256 == 0)
+	{
+		double		nrows = periods_estimate();
 
-			if (memo_lookups * LOOKUP_COST > rows && !too_large(rows))
-				read_all();
-		}
+		if (memo_lookups * LOOKUP_COST > nrows && !too_large(nrows))
+			read_all(nrows);
 	}
 	return covered;
 }

@@ -4,8 +4,8 @@
  *		tracking.
  *
  * Where things are: accepts.c is the filter, guard.c the trigger that applies
- * it, admin.c what administrators call; they rest on filter.c and memo.c (fast
- * answers), periods.c (who is opted out), directory.c (who there is),
+ * it, admin.c what administrators call; they rest on filter.c, coverage.c,
+ * shared.c and memo.c (fast answers), periods.c (who is opted out), directory.c (who there is),
  * authority.c (who may do what), ident.c (organisations and user ids) and
  * state.c (how the tables are read and written).  support.c tells the planner,
  * status.c the administrator.  sql/ holds the SQL side.
@@ -16,6 +16,7 @@
 #include "utils/guc.h"
 
 #include "compat.h"
+#include "coverage.h"
 #include "filter.h"
 #include "ident.h"
 
@@ -30,7 +31,10 @@ void
 _PG_init(void)
 {
 	ident_define_settings();
-	filter_define_settings();
+	coverage_define_settings();
+	shared_define_settings();
+	coverage_install_hooks();
 	filter_install_hooks();
+	shared_install_hooks();
 	MarkGUCPrefixReserved("optout");
 }

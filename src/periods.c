@@ -64,38 +64,40 @@ periods_key(Relation rel, HeapTuple tuple)
 }
 
 /*
+ * What a row says.
+ */
+PeriodRow
+periods_row(Relation rel, HeapTuple tuple)
+{
+	PeriodRow	row;
+	bool		isnull;
+
+	row.user = periods_key(rel, tuple);
+	row.period.opted_out_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_period_opted_out_at,
+															   RelationGetDescr(rel), &isnull));
+	row.period.opted_in_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_period_opted_in_at,
+															  RelationGetDescr(rel), &row.open));
+	return row;
+}
+
+/*
  * Add a row's period to those of its user.
  */
 void
-periods_add(Periods *periods, Relation rel, HeapTuple tuple, MemoryContext context)
+periods_add(Periods *periods, const PeriodRow *row, MemoryContext context)
 {
-	Period		period;
-	bool		isnull;
+	int			n = periods->nclosed;
 
-	period.opted_out_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_period_opted_out_at,
-														   RelationGetDescr(rel), &isnull));
-	period.opted_in_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_period_opted_in_at,
-														  RelationGetDescr(rel), &isnull));
-	if (isnull)
+	if (row->open)
 	{
 		periods->open = true;
 		return;
 	}
-
-	if (periods->nclosed == 0)
-		periods->first = period;
-	else
-	{
-		/* room for a power of two */
-		int			n = periods->nclosed - 1;
-
-		if (n == 0)
-			periods->more = MemoryContextAlloc(context, sizeof(Period));
-		else if ((n & (n - 1)) == 0)
-			periods->more = repalloc_huge(periods->more, (Size) n * 2 * sizeof(Period));
-		periods->more[n] = period;
-	}
-	periods->nclosed++;
+	if (n == 0)
+		periods->closed = MemoryContextAlloc(context, sizeof(Period));
+	else if ((n & (n - 1)) == 0)
+		periods->closed = repalloc_huge(periods->closed, (Size) n * 2 * sizeof(Period));
+	periods->closed[periods->nclosed++] = row->period;
 }
 
 /*
@@ -111,7 +113,7 @@ periods_include(const Periods *periods, const TimestampTz *occurred_at)
 		return false;
 	for (int i = 0; i < periods->nclosed; i++)
 	{
-		const Period *period = i == 0 ? &periods->first : &periods->more[i - 1];
+		const Period *period = &periods->closed[i];
 
 		if (period->opted_out_at <= *occurred_at && *occurred_at < period->opted_in_at)
 			return true;
@@ -137,7 +139,12 @@ periods_read(Periods *periods, text *organization, text *user_id, MemoryContext 
 	state_key(&keys[1], Anum_period_organization, organization);
 	state_beginscan(&scan, rel, state_index("opt_out_period_pkey"), 2, keys);
 	while (HeapTupleIsValid(tuple = state_getnext(&scan)))
-		periods_add(periods, rel, tuple, context);
+	{
+		PeriodRow	row = periods_row(rel, tuple);
+
+		periods->user = row.user;
+		periods_add(periods, &row, context);
+	}
 	state_endscan(&scan);
 	table_close(rel, NoLock);
 }

@@ -19,18 +19,27 @@ typedef struct Period
 	TimestampTz opted_in_at;
 } Period;
 
+/* what a row of the table says */
+typedef struct PeriodRow
+{
+	UserKey		user;
+	bool		open;			/* it has not ended */
+	Period		period;			/* if it has */
+} PeriodRow;
+
 /* all periods of a user */
 typedef struct Periods
 {
-	bool		open;			/* one of them has not ended */
+	UserKey		user;
+	Period	   *closed;			/* room for a power of two */
 	int			nclosed;
-	Period		first;			/* few users have more than one that has */
-	Period	   *more;
+	bool		open;			/* one of them has not ended */
+	char		status;			/* for the memo's hash table */
 } Periods;
 
 extern UserKey periods_key(Relation rel, HeapTuple tuple);
-extern void periods_add(Periods *periods, Relation rel, HeapTuple tuple,
-						MemoryContext context);
+extern PeriodRow periods_row(Relation rel, HeapTuple tuple);
+extern void periods_add(Periods *periods, const PeriodRow *row, MemoryContext context);
 extern bool periods_include(const Periods *periods, const TimestampTz *occurred_at);
 extern void periods_read(Periods *periods, text *organization, text *user_id,
 						 MemoryContext context);

@@ -14,6 +14,7 @@
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
+#include "coverage.h"
 #include "filter.h"
 #include "periods.h"
 #include "state.h"
@@ -30,7 +31,7 @@ optout_filter_statistics(PG_FUNCTION_ARGS)
 	TupleDesc	tupdesc;
 	Datum		values[7];
 	bool		nulls[7] = {false};
-	FilterState state = filter_state();
+	Coverage	covered = coverage();
 	FilterStatistics stats;
 	const char *shared_filter;
 
@@ -39,11 +40,11 @@ optout_filter_statistics(PG_FUNCTION_ARGS)
 
 	if (!filter_enabled)
 		shared_filter = "off";
-	else if (!filter_present())
+	else if (shared_blocks[0] == NULL)
 		shared_filter = "absent";
-	else if (state == FILTER_READY)
+	else if (covered == COVERAGE_FULL)
 		shared_filter = "ready";
-	else if (state == FILTER_LOADING)
+	else if (covered == COVERAGE_PARTIAL)
 		shared_filter = "loading";
 	else
 		shared_filter = "not used";
@@ -80,7 +81,7 @@ optout_verify(PG_FUNCTION_ARGS)
 	int64		missed = 0;
 
 	/* nobody trusts a filter that is not ready, so it misses nothing */
-	if (filter_state() != FILTER_READY)
+	if (coverage() != COVERAGE_FULL)
 		PG_RETURN_INT64(0);
 
 	rel = state_open("opt_out_period", AccessShareLock);

@@ -79,7 +79,7 @@ support(Node *request, bool accepts)
 
 		req->startup = 0;
 		req->per_tuple = cpu_operator_cost *
-			(filter_present() ? COST_WITH_FILTER : COST_WITHOUT_FILTER);
+			(shared_blocks[0] != NULL ? COST_WITH_FILTER : COST_WITHOUT_FILTER);
 		return request;
 	}
 	return NULL;

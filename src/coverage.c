@@ -1,0 +1,377 @@
+/*
+ * coverage.c
+ *		Whether the shared filter covers every row of the state table, so that a
+ *		miss proves that no committed row exists.
+ *
+ * It does so with no snapshot and no lock, because:
+ *
+ * 1. An AFTER row trigger of the state table (ENABLE ALWAYS) sets a row's bits at
+ *	  the end of the command that stored it, hence before anybody can see it.
+ *	  Whoever learns of the commit looks at the bits after they were set.
+ * 2. The rows that were there when the server started are added once per
+ *	  database, by a scan under SnapshotAny, so that those of prepared
+ *	  transactions count.  A row that is stored where the scan has been already
+ *	  has its bits from its trigger.  Until the scan is done nobody trusts a miss.
+ * 3. Rows can arrive while the trigger is disabled.  Disabling and enabling it
+ *	  writes a new version of its pg_trigger row and sends a relcache
+ *	  invalidation for the state table at commit.  So we remember which version
+ *	  the keys were added under; every look-up accepts pending invalidations
+ *	  first, and when one for the state table has come, the version is compared:
+ *	  if it is another, the keys are added again; while the trigger is not
+ *	  enabled ALWAYS, only the table is trusted.
+ * 4. On a standby no trigger fires, so only the table is trusted there.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xlog.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_trigger.h"
+#include "commands/trigger.h"
+#include "miscadmin.h"
+#include "parser/parse_func.h"
+#include "portability/instr_time.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "coverage.h"
+#include "filter.h"
+#include "memo.h"
+#include "periods.h"
+#include "state.h"
+
+/* the trigger of the state table that makes its rows known to the filter */
+#define FILTER_TRIGGER "optout_filter"
+
+/* so many keys are added at a time, while their blocks are being fetched */
+#define LOAD_BATCH 64
+
+PG_FUNCTION_INFO_V1(optout_add_to_filter);
+
+/* setting */
+bool		filter_enabled = true;
+
+/*
+ * What this backend knows of the state table's trigger; valid until a relcache
+ * invalidation for the table arrives.
+ */
+static bool version_valid = false;
+static bool version_enabled;	/* fires always */
+static bool version_loaded;		/* the filter holds the keys */
+static TriggerVersion version;
+
+static void invalidate(Datum arg, Oid relid);
+static bool sees_every_row(Relation pg_trigger, HeapTuple tuple);
+static TransactionId database_xmin(void);
+static void read_version(void);
+static bool same_version(TriggerVersion *a, TriggerVersion *b);
+static SharedDatabase *find_database(void);
+static bool is_loaded(void);
+static bool set_loaded(TriggerVersion *loaded);
+static uint64 add_all(void);
+static void load(void);
+
+/*
+ * Define the settings this file owns.
+ */
+void
+coverage_define_settings(void)
+{
+	DefineCustomBoolVariable("optout.filter",
+							 "Answers from shared filter and memo where they can.",
+							 "Off makes every answer come from the table.",
+							 &filter_enabled,
+							 true,
+							 PGC_SUSET,
+							 0,
+							 NULL, NULL, NULL);
+}
+
+/*
+ * Ask for being told when the state table changes.
+ */
+void
+coverage_install_hooks(void)
+{
+	CacheRegisterRelcacheCallback(invalidate, (Datum) 0);
+}
+
+/*
+ * Relcache callback: the state table has been written to or altered, or
+ * everything may have changed.
+ */
+static void
+invalidate(Datum arg pg_attribute_unused(), Oid relid)
+{
+	if (relid == version.table || !OidIsValid(relid))
+	{
+		version_valid = false;
+		memo_invalidate();
+	}
+}
+
+/*
+ * Is the trigger the one that the extension made, and does it always fire?
+ */
+static bool
+sees_every_row(Relation pg_trigger, HeapTuple tuple)
+{
+	Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
+
+	return trigger->tgenabled == TRIGGER_FIRES_ALWAYS &&
+		trigger->tgtype == (TRIGGER_TYPE_ROW | TRIGGER_TYPE_AFTER | TRIGGER_TYPE_INSERT |
+							TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE) &&
+		trigger->tgattr.dim1 == 0 &&
+		heap_attisnull(tuple, Anum_pg_trigger_tgqual, RelationGetDescr(pg_trigger)) &&
+		trigger->tgfoid == LookupFuncName(list_make2(makeString("optout"),
+													 makeString("add_to_filter")),
+										  0, NULL, true);
+}
+
+static TransactionId
+database_xmin(void)
+{
+	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(MyDatabaseId));
+	TransactionId xmin;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for database %u", MyDatabaseId);
+	xmin = HeapTupleHeaderGetRawXmin(tuple->t_data);
+	ReleaseSysCache(tuple);
+	return xmin;
+}
+
+/*
+ * Read the state table's trigger from the catalog.
+ */
+static void
+read_version(void)
+{
+	Relation	rel = state_open("opt_out_period", AccessShareLock);
+	Relation	pg_trigger;
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	/* first, so that an invalidation that comes meanwhile is not lost */
+	version.table = RelationGetRelid(rel);
+	version_valid = true;
+	version_enabled = false;
+	version_loaded = false;
+
+	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyInit(&keys[0], Anum_pg_trigger_tgrelid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(RelationGetRelid(rel)));
+	ScanKeyInit(&keys[1], Anum_pg_trigger_tgname, BTEqualStrategyNumber,
+				F_NAMEEQ, CStringGetDatum(FILTER_TRIGGER));
+	scan = systable_beginscan(pg_trigger, TriggerRelidNameIndexId, true, NULL, 2, keys);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
+
+		version.database_xmin = database_xmin();
+		version.trigger = trigger->oid;
+		version.xmin = HeapTupleHeaderGetRawXmin(tuple->t_data);
+		version.ctid = tuple->t_self;
+		version_enabled = sees_every_row(pg_trigger, tuple);
+	}
+	systable_endscan(scan);
+	table_close(pg_trigger, AccessShareLock);
+	table_close(rel, NoLock);
+}
+
+static bool
+same_version(TriggerVersion *a, TriggerVersion *b)
+{
+	return a->database_xmin == b->database_xmin &&
+		a->table == b->table && a->trigger == b->trigger &&
+		a->xmin == b->xmin && ItemPointerEquals(&a->ctid, &b->ctid);
+}
+
+/*
+ * This database's entry, or NULL.  The caller holds the lock.
+ */
+static SharedDatabase *
+find_database(void)
+{
+	for (int i = 0; i < shared->ndatabases; i++)
+	{
+		if (shared->databases[i].database == MyDatabaseId)
+			return &shared->databases[i];
+	}
+	return NULL;
+}
+
+/*
+ * Have this database's keys been added under this version of the trigger?
+ */
+static bool
+is_loaded(void)
+{
+	SharedDatabase *entry;
+	bool		result;
+
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	entry = find_database();
+	result = entry != NULL && same_version(&entry->version, &version);
+	LWLockRelease(&shared->lock);
+	return result;
+}
+
+/*
+ * Remember that they have.  Returns false where there is no room for that.
+ */
+static bool
+set_loaded(TriggerVersion *loaded)
+{
+	SharedDatabase *entry;
+
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	entry = find_database();
+	if (entry == NULL && shared->ndatabases < MAX_DATABASES)
+	{
+		entry = &shared->databases[shared->ndatabases++];
+		entry->database = MyDatabaseId;
+	}
+	if (entry != NULL)
+		entry->version = *loaded;
+	LWLockRelease(&shared->lock);
+	return entry != NULL;
+}
+
+/*
+ * Add the keys of all rows of the state table.  Returns how many rows.
+ */
+static uint64
+add_all(void)
+{
+	Relation	rel = state_open("opt_out_period", AccessShareLock);
+	TableScanDesc scan = table_beginscan(rel, SnapshotAny, 0, NULL);
+	HeapTuple	tuple;
+	UserKey		batch[LOAD_BATCH];
+	uint64		nrows = 0;
+
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		UserKey    *key = &batch[nrows++ % LOAD_BATCH];
+
+		CHECK_FOR_INTERRUPTS();
+		*key = periods_key(rel, tuple);
+		filter_prefetch(key);
+		if (nrows % LOAD_BATCH == 0)
+			filter_add(batch, LOAD_BATCH);
+	}
+	filter_add(batch, nrows % LOAD_BATCH);
+	table_endscan(scan);
+	table_close(rel, NoLock);
+	return nrows;
+}
+
+/*
+ * See that this database's keys are added, unless somebody else is doing so, or
+ * there is no room to remember it.
+ */
+static void
+load(void)
+{
+	LOCKTAG		tag;
+	TriggerVersion loading = version;
+	bool		loaded;
+
+	/* an error releases this lock */
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, TriggerRelationId, version.trigger, 0);
+	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return;
+
+	loaded = is_loaded();
+	if (!loaded && (shared->ndatabases < MAX_DATABASES || find_database() != NULL))
+	{
+		instr_time	start;
+		instr_time	duration;
+		uint64		nrows;
+
+		INSTR_TIME_SET_CURRENT(start);
+		nrows = add_all();
+		INSTR_TIME_SET_CURRENT(duration);
+		INSTR_TIME_SUBTRACT(duration, start);
+
+		loaded = set_loaded(&loading);
+		if (loaded)
+			ereport(LOG,
+					(errmsg("optout added the keys of " UINT64_FORMAT " rows to the shared filter in %.1f ms",
+							nrows, INSTR_TIME_GET_MILLISEC(duration))));
+	}
+	LockRelease(&tag, ExclusiveLock, false);
+
+	/* not version itself, which an invalidation may have outdated meanwhile */
+	if (loaded && same_version(&loading, &version))
+		version_loaded = true;
+}
+
+/*
+ * How far filter and memo can be trusted now.  To be asked before each look-up:
+ * it accepts pending invalidations, which the memo relies on, too.
+ */
+Coverage
+coverage(void)
+{
+	if (!filter_enabled || RecoveryInProgress())
+		return COVERAGE_UNKNOWN;
+
+	AcceptInvalidationMessages();
+	if (unlikely(!version_valid))
+		read_version();
+	if (unlikely(!version_enabled))
+		return COVERAGE_UNKNOWN;
+	if (likely(version_loaded))
+		return COVERAGE_FULL;
+	if (!shared_attach_to_read())
+		return COVERAGE_PARTIAL;
+
+	if (is_loaded())
+		version_loaded = true;
+	else
+		load();
+	return version_valid && version_enabled && version_loaded ? COVERAGE_FULL : COVERAGE_PARTIAL;
+}
+
+/*
+ * optout.add_to_filter(), the state table's trigger: makes a row known before it
+ * can be seen, and makes every backend forget what it remembers once the change
+ * is committed.
+ */
+Datum
+optout_add_to_filter(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" must be fired after a row is written",
+						"optout.add_to_filter")));
+
+	if (!TRIGGER_FIRED_BY_DELETE(trigdata->tg_event) && shared_attach_to_write())
+	{
+		UserKey		key = periods_key(trigdata->tg_relation,
+									  TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ?
+									  trigdata->tg_newtuple : trigdata->tg_trigtuple);
+
+		filter_add(&key, 1);
+	}
+	CacheInvalidateRelcache(trigdata->tg_relation);
+	return PointerGetDatum(NULL);
+}

@@ -1,0 +1,331 @@
+/*
+ * shared.c
+ *		Where the shared memory comes from.
+ *
+ * If the library is in shared_preload_libraries, all of it is main shared
+ * memory.  Otherwise, where the server can allocate named shared memory on
+ * demand, the first session that wants an answer makes it, in two parts: what
+ * the backends know of the blocks (small), then the blocks (large).
+ *
+ * A reader that cannot have it, for lack of memory say, must not fail: it goes
+ * by the table.  A writer must not miss blocks that others trust.  So it
+ * attaches to the first part, which it makes if need be, and there learns
+ * whether there are blocks; if it cannot, it raises an error and writes nothing.
+ * If there are none yet, its row is in the table already, and whoever makes
+ * them will find it there when the keys are added (see coverage.c).
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+#include "utils/guc.h"
+#include "utils/resowner.h"
+
+#include "compat.h"
+#include "filter.h"
+#include "memo.h"
+#include "shared.h"
+
+Shared	   *shared = NULL;
+pg_atomic_uint64 *shared_blocks[LEVELS];
+
+/* setting */
+static int	filter_memory = 16384;	/* kB */
+
+static bool preloaded = false;
+
+/* whether this session has tried to attach for reading */
+static bool tried = false;
+
+static shmem_request_hook_type prev_shmem_request_hook = NULL;
+static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
+
+static Size level_size(int level);
+static Size blocks_size(void);
+static void request_shmem(void);
+static void startup_shmem(void);
+static void init_shared(void *ptr);
+static void init_blocks(void *ptr);
+static void set_blocks(void *ptr);
+static bool on_demand(void);
+static void attach(void);
+static void attach_blocks(void);
+static void create_blocks(void);
+
+/*
+ * Define the settings this file owns.
+ */
+void
+shared_define_settings(void)
+{
+	DefineCustomIntVariable("optout.filter_memory",
+							"Sets the size of the shared filter.",
+							"2 bytes a key make less than 0.2 % false positives. 0 means no shared filter.",
+							&filter_memory,
+							16384,
+							0,
+							MAX_KILOBYTES,
+	/* a setting that is defined later cannot be bound to the start */
+							process_shared_preload_libraries_in_progress ? PGC_POSTMASTER : PGC_SIGHUP,
+							GUC_UNIT_KB,
+							NULL, NULL, NULL);
+}
+
+void
+shared_install_hooks(void)
+{
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+	preloaded = true;
+	prev_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = request_shmem;
+	prev_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = startup_shmem;
+}
+
+/* in bytes; the largest level is what the setting says */
+static Size
+level_size(int level)
+{
+	Size		size = (Size) filter_memory * 1024;
+
+	for (int i = LEVELS - 1; i > level; i--)
+		size /= LEVEL_FACTOR;
+	return TYPEALIGN(BLOCK_SIZE, size);
+}
+
+static Size
+blocks_size(void)
+{
+	/* a block more, so that blocks can be aligned to their size */
+	Size		size = BLOCK_SIZE;
+
+	for (int level = 0; level < LEVELS; level++)
+		size = add_size(size, level_size(level));
+	return size;
+}
+
+static void
+request_shmem(void)
+{
+	if (prev_shmem_request_hook)
+		prev_shmem_request_hook();
+	if (filter_memory > 0)
+	{
+		RequestAddinShmemSpace(MAXALIGN(sizeof(Shared)));
+		RequestAddinShmemSpace(blocks_size());
+	}
+}
+
+static void
+startup_shmem(void)
+{
+	bool		found;
+	void	   *blocks;
+
+	if (prev_shmem_startup_hook)
+		prev_shmem_startup_hook();
+	if (filter_memory == 0)
+		return;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	shared = ShmemInitStruct("optout", sizeof(Shared), &found);
+	if (!found)
+		init_shared(shared);
+	LWLockRegisterTranche(shared->tranche, "optout");
+	blocks = ShmemInitStruct("optout blocks", blocks_size(), &found);
+	if (!found)
+		init_blocks(blocks);
+	set_blocks(blocks);
+	LWLockRelease(AddinShmemInitLock);
+}
+
+static void
+init_shared(void *ptr)
+{
+	Shared	   *new = ptr;
+
+	/* a zero is a valid value of an atomic */
+	memset(new, 0, sizeof(Shared));
+	if (!pg_strong_random(&new->secret, sizeof(new->secret)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random secret")));
+	new->tranche = LWLockNewTrancheId("optout");
+	LWLockInitialize(&new->lock, new->tranche);
+}
+
+/*
+ * Make blocks of blocks_size() bytes ready for use.
+ */
+static void
+init_blocks(void *ptr)
+{
+	memset(ptr, 0, blocks_size());
+	for (int level = 0; level < LEVELS; level++)
+		shared->nblocks[level] = level_size(level) / BLOCK_SIZE;
+	shared->has_blocks = true;
+}
+
+/*
+ * Use the blocks from now on.
+ */
+static void
+set_blocks(void *ptr)
+{
+	char	   *start = (char *) TYPEALIGN(BLOCK_SIZE, ptr);
+
+	for (int level = 0; level < LEVELS; level++)
+	{
+		shared_blocks[level] = (pg_atomic_uint64 *) start;
+		start += shared->nblocks[level] * BLOCK_SIZE;
+	}
+}
+
+/*
+ * Whether there may be shared memory that this backend has not attached to.
+ */
+static bool
+on_demand(void)
+{
+	return HAVE_NAMED_DSM && !preloaded && IsUnderPostmaster;
+}
+
+/*
+ * Attach to the first part, making it if there is none.
+ */
+static void
+attach(void)
+{
+	bool		found;
+
+	if (shared != NULL)
+		return;
+	shared = GetNamedDSMSegment("optout", sizeof(Shared), init_shared, &found);
+	LWLockRegisterTranche(shared->tranche, "optout");
+
+	/* keys have been made with another secret until now */
+	memo_invalidate();
+}
+
+/*
+ * Attach to the blocks that have been made.
+ */
+static void
+attach_blocks(void)
+{
+	dsm_segment *segment;
+
+	if (shared_blocks[0] != NULL)
+		return;
+	segment = dsm_attach(shared->blocks);
+	if (segment == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not map dynamic shared memory segment")));
+	dsm_pin_mapping(segment);
+	set_blocks(dsm_segment_address(segment));
+}
+
+/*
+ * Make the blocks, unless somebody has.
+ */
+static void
+create_blocks(void)
+{
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	if (!shared->has_blocks)
+	{
+		dsm_segment *segment = dsm_create(blocks_size(), 0);
+
+		dsm_pin_segment(segment);
+		dsm_pin_mapping(segment);
+		shared->blocks = dsm_segment_handle(segment);
+		init_blocks(dsm_segment_address(segment));
+		set_blocks(dsm_segment_address(segment));
+	}
+	LWLockRelease(&shared->lock);
+}
+
+/*
+ * Whether there are blocks that this backend can read.  Makes them if need be;
+ * if that fails, says so in the server's log, once a session.
+ */
+bool
+shared_attach_to_read(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	if (shared_blocks[0] != NULL)
+		return true;
+	/* in parallel mode there can be no subtransaction to catch an error with */
+	if (!on_demand() || tried || filter_memory == 0 || IsInParallelMode())
+		return false;
+	tried = true;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		attach();
+		create_blocks();
+		attach_blocks();
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		ereport(LOG,
+				(errmsg("optout goes by its table, for there can be no shared filter: %s",
+						error->message)));
+		FreeErrorData(error);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return shared_blocks[0] != NULL;
+}
+
+/*
+ * Whether there are blocks that somebody may trust.  If there are, this backend
+ * is attached to them when it returns; if it cannot be, that is an error.
+ */
+bool
+shared_attach_to_write(void)
+{
+	bool		has_blocks;
+
+	if (shared_blocks[0] != NULL)
+		return true;
+	if (!on_demand())
+		return false;
+
+	attach();
+	/* the lock orders this between the row's writing and any later making */
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	has_blocks = shared->has_blocks;
+	LWLockRelease(&shared->lock);
+	if (has_blocks)
+		attach_blocks();
+	return has_blocks;
+}
+
+/*
+ * How much shared memory there is, in bytes.
+ */
+Size
+shared_memory(void)
+{
+	Size		size = sizeof(Shared);
+
+	for (int level = 0; level < LEVELS; level++)
+		size += shared->nblocks[level] * BLOCK_SIZE;
+	return size;
+}

@@ -1,0 +1,84 @@
+/*
+ * shared.h
+ *		What the server's backends share: the filter's blocks and what they know
+ *		of them.  See filter.c for the blocks, coverage.c for the databases.
+ */
+#ifndef OPTOUT_SHARED_H
+#define OPTOUT_SHARED_H
+
+#include "port/atomics.h"
+#include "storage/dsm.h"
+#include "storage/itemptr.h"
+#include "storage/lwlock.h"
+
+#define LEVELS 3
+#define LEVEL_FACTOR 8
+
+#define BLOCK_WORDS 8
+#define BLOCK_SIZE (BLOCK_WORDS * sizeof(pg_atomic_uint64))
+
+/* how many databases can have their keys added; others use their tables */
+#define MAX_DATABASES 256
+
+/* what answered a look-up */
+typedef enum LookupKind
+{
+	LOOKUP_FILTER,
+	LOOKUP_MEMO,
+	LOOKUP_TABLE,
+	LOOKUP_KINDS
+} LookupKind;
+
+/*
+ * Which version of the state table's trigger.  Two versions of a catalog row
+ * never share xmin and ctid, unless one is long dead and gone.  A database that
+ * was made anew from the same template under the same OID differs in the xmin
+ * of its pg_database row.
+ */
+typedef struct TriggerVersion
+{
+	TransactionId database_xmin;
+	Oid			table;
+	Oid			trigger;
+	TransactionId xmin;
+	ItemPointerData ctid;
+} TriggerVersion;
+
+typedef struct SharedDatabase
+{
+	Oid			database;
+	TriggerVersion version;		/* the keys were added under this one */
+} SharedDatabase;
+
+typedef struct Shared
+{
+	LWLock		lock;			/* held to write anything but lookups */
+	int			tranche;		/* of that lock */
+	uint64		secret;			/* seed of the keys */
+
+	/* set once */
+	bool		has_blocks;
+	dsm_handle	blocks;			/* where, unless in main shared memory */
+	uint64		nblocks[LEVELS];
+
+	pg_atomic_uint32 level;		/* the current one */
+	pg_atomic_uint64 keys;		/* how many have been added */
+	pg_atomic_uint64 lookups[LOOKUP_KINDS];
+
+	int			ndatabases;
+	SharedDatabase databases[MAX_DATABASES];
+} Shared;
+
+/* NULL until this backend has attached to it, or where there is none */
+extern Shared *shared;
+
+/* NULL until this backend has attached to them, or where there are none */
+extern pg_atomic_uint64 *shared_blocks[LEVELS];
+
+extern void shared_define_settings(void);
+extern void shared_install_hooks(void);
+extern bool shared_attach_to_read(void);
+extern bool shared_attach_to_write(void);
+extern Size shared_memory(void);
+
+#endif							/* OPTOUT_SHARED_H */
