@@ -104,7 +104,7 @@ CREATE TABLE optout.discard_ledger (
 COMMENT ON TABLE optout.discard_ledger IS
 'How many events were discarded, per organization and hour. It never says whose they were.';
 COMMENT ON COLUMN optout.discard_ledger.organization IS 'Organization whose events were discarded.';
-COMMENT ON COLUMN optout.discard_ledger.hour IS 'Start of the hour in which they were discarded.';
+COMMENT ON COLUMN optout.discard_ledger.hour IS 'Start of the hour in which the transactions that discarded them were committed or prepared.';
 COMMENT ON COLUMN optout.discard_ledger.slot IS 'Which of several rows of the hour, so that ingesting sessions do not wait for each other; view optout.discards adds them up.';
 COMMENT ON COLUMN optout.discard_ledger.discarded IS 'Number of events discarded.';
 
@@ -271,6 +271,12 @@ SUPPORT optout.is_opted_out_support;
 COMMENT ON FUNCTION optout.is_opted_out(bigint, text, timestamptz) IS
 'For reports, for integer ids: true where the user is opted out now, or was at the given time.';
 
+CREATE PROCEDURE optout.settle()
+AS 'MODULE_PATHNAME', 'optout_settle' LANGUAGE C
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON PROCEDURE optout.settle() IS
+'Wait until every transaction that asked the filter before the call has ended. After it, no event that was let through before an earlier opt-out can still be committed. Nobody waits for it.';
+
 ----------------------------------------------------------------------
 -- Guard
 ----------------------------------------------------------------------
@@ -424,6 +430,31 @@ COMMENT ON COLUMN optout.guarded.organization IS 'Column that holds the organiza
 COMMENT ON COLUMN optout.guarded.occurred_at IS 'Column that holds the time of the event; NULL where it is not looked at.';
 COMMENT ON COLUMN optout.guarded.fires IS '''always'', as optout.guard() leaves it; anything else means that somebody altered the trigger and events may get past it.';
 
+-- Who discards adds to rows of the current hour only; hours are UTC's.
+CREATE FUNCTION optout.compact_discards(before timestamptz DEFAULT NULL)
+RETURNS bigint
+LANGUAGE sql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH removed AS (
+		DELETE FROM optout.discard_ledger l
+		 WHERE l.hour < date_trunc('hour', LEAST(before, clock_timestamp()), 'UTC')
+		   AND EXISTS (SELECT FROM optout.discard_ledger other
+						WHERE other.organization = l.organization AND other.hour = l.hour
+						  AND other.slot <> l.slot)
+		RETURNING l.organization, l.hour, l.slot, l.discarded
+	), added AS (
+		INSERT INTO optout.discard_ledger (organization, hour, slot, discarded)
+		SELECT r.organization, r.hour, min(r.slot), sum(r.discarded)
+		  FROM removed r
+		 GROUP BY r.organization, r.hour
+		RETURNING 1
+	)
+	SELECT (SELECT count(*) FROM removed) - (SELECT count(*) FROM added)
+$$;
+COMMENT ON FUNCTION optout.compact_discards(timestamptz) IS
+'Merge the rows of optout.discard_ledger to one for each organization and hour, of hours that ended before the given time (NULL: all but the current hour). Returns how many rows fewer there are. For the owner of the extension and whom they grant EXECUTE.';
+
 CREATE FUNCTION optout.filter_statistics(OUT shared_filter text, OUT memory bigint, OUT keys bigint,
 										 OUT false_positive_rate double precision,
 										 OUT lookups_filter bigint, OUT lookups_memo bigint, OUT lookups_table bigint)
@@ -460,7 +491,7 @@ COMMENT ON FUNCTION optout.verify() IS
 -- on what they need from optout.grant_authority(); EXECUTE on the filter and
 -- the guard is granted by hand, since it is not limited to an organization.
 REVOKE ALL ON ALL TABLES IN SCHEMA optout FROM PUBLIC;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA optout FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA optout FROM PUBLIC;
 GRANT SELECT ON optout.readable_organization, optout.user_list, optout.opt_out_list,
 	optout.opt_out_history, optout.discards, optout.guarded, optout.status TO PUBLIC;
 -- the view's reader needs it

@@ -4,6 +4,8 @@
  *
  * Both ask the same question of the state table (periods.c); accepts() answers
  * whether an event may be stored, is_opted_out() whether its user is opted out.
+ * Only the former is about an event: it counts what it discards, and settle()
+ * waits for it.
  * They check no authority: EXECUTE on them is the right to ask about anybody.
  */
 #include "postgres.h"
@@ -16,8 +18,10 @@
 #include "coverage.h"
 #include "filter.h"
 #include "ident.h"
+#include "ledger.h"
 #include "memo.h"
 #include "periods.h"
+#include "settle.h"
 
 PG_FUNCTION_INFO_V1(optout_accepts_text);
 PG_FUNCTION_INFO_V1(optout_accepts_uuid);
@@ -26,13 +30,15 @@ PG_FUNCTION_INFO_V1(optout_is_opted_out_text);
 PG_FUNCTION_INFO_V1(optout_is_opted_out_uuid);
 PG_FUNCTION_INFO_V1(optout_is_opted_out_bigint);
 
-static bool is_opted_out(FunctionCallInfo fcinfo, Oid type);
+typedef bool (*Question) (text *organization, text *user_id, const TimestampTz *occurred_at);
+
+static inline bool ask(FunctionCallInfo fcinfo, Oid type, Question question, bool nobody);
 
 /*
  * Whether the user is opted out now or was at the given time (if not NULL).
  */
 bool
-accepts_covered(text *organization, text *user_id, const TimestampTz *occurred_at)
+is_opted_out(text *organization, text *user_id, const TimestampTz *occurred_at)
 {
 	Coverage	covered = coverage();
 	UserKey		key;
@@ -53,11 +59,25 @@ accepts_covered(text *organization, text *user_id, const TimestampTz *occurred_a
 }
 
 /*
- * Arguments: user id of the given type, organisation, time; any may be NULL.
- * An event that names no user is nobody's.
+ * Whether an event of the user may be stored.  If not, it counts as discarded.
  */
-static bool
-is_opted_out(FunctionCallInfo fcinfo, Oid type)
+bool
+accepts_event(text *organization, text *user_id, const TimestampTz *occurred_at)
+{
+	settle_register();
+	if (likely(!is_opted_out(organization, user_id, occurred_at)))
+		return true;
+	ledger_count(organization);
+	return false;
+}
+
+/*
+ * Ask one of these two, as an SQL function.  Arguments: user id of the given
+ * type, organisation, time; any may be NULL.  An event that names no user is
+ * nobody's.
+ */
+static inline bool
+ask(FunctionCallInfo fcinfo, Oid type, Question question, bool nobody)
 {
 	text	   *organization;
 	TimestampTz occurred_at = 0;
@@ -65,13 +85,13 @@ is_opted_out(FunctionCallInfo fcinfo, Oid type)
 	/* checked first, so that an impossible organisation never goes unnoticed */
 	organization = organization_resolve(PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
 	if (PG_ARGISNULL(0))
-		return false;
+		return nobody;
 	if (!PG_ARGISNULL(2))
 		occurred_at = PG_GETARG_TIMESTAMPTZ(2);
 
-	return accepts_covered(organization,
-						   ident_from_datum(type, PG_GETARG_DATUM(0)),
-						   PG_ARGISNULL(2) ? NULL : &occurred_at);
+	return question(organization,
+					ident_from_datum(type, PG_GETARG_DATUM(0)),
+					PG_ARGISNULL(2) ? NULL : &occurred_at);
 }
 
 /*
@@ -80,19 +100,19 @@ is_opted_out(FunctionCallInfo fcinfo, Oid type)
 Datum
 optout_accepts_text(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(!is_opted_out(fcinfo, TEXTOID));
+	PG_RETURN_BOOL(ask(fcinfo, TEXTOID, accepts_event, true));
 }
 
 Datum
 optout_accepts_uuid(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(!is_opted_out(fcinfo, UUIDOID));
+	PG_RETURN_BOOL(ask(fcinfo, UUIDOID, accepts_event, true));
 }
 
 Datum
 optout_accepts_bigint(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(!is_opted_out(fcinfo, INT8OID));
+	PG_RETURN_BOOL(ask(fcinfo, INT8OID, accepts_event, true));
 }
 
 /*
@@ -101,17 +121,17 @@ optout_accepts_bigint(PG_FUNCTION_ARGS)
 Datum
 optout_is_opted_out_text(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(is_opted_out(fcinfo, TEXTOID));
+	PG_RETURN_BOOL(ask(fcinfo, TEXTOID, is_opted_out, false));
 }
 
 Datum
 optout_is_opted_out_uuid(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(is_opted_out(fcinfo, UUIDOID));
+	PG_RETURN_BOOL(ask(fcinfo, UUIDOID, is_opted_out, false));
 }
 
 Datum
 optout_is_opted_out_bigint(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(is_opted_out(fcinfo, INT8OID));
+	PG_RETURN_BOOL(ask(fcinfo, INT8OID, is_opted_out, false));
 }

@@ -1,13 +1,15 @@
 /*
  * accepts.h
- *		Whether a user's event may be stored.
+ *		Whether a user is opted out, and whether their event may be stored.
  */
 #ifndef OPTOUT_ACCEPTS_H
 #define OPTOUT_ACCEPTS_H
 
 #include "datatype/timestamp.h"
 
-extern bool accepts_covered(text *organization, text *user_id,
-							const TimestampTz *occurred_at);
+extern bool is_opted_out(text *organization, text *user_id,
+						 const TimestampTz *occurred_at);
+extern bool accepts_event(text *organization, text *user_id,
+						  const TimestampTz *occurred_at);
 
 #endif							/* OPTOUT_ACCEPTS_H */

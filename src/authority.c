@@ -43,12 +43,12 @@
 #define PRIVILEGE_READ "read"
 
 /* what the privilege 'administer' lets a role execute */
-#define ADMINISTRATOR_FUNCTIONS \
+#define ADMINISTRATOR_ROUTINES \
 	"optout.enroll(text, text, text, text), optout.enroll(text[], text), " \
 	"optout.opt_out(text, text, text), optout.opt_out(text[], text, text), " \
 	"optout.opt_in(text, text), optout.opt_in(text[], text), " \
 	"optout.forget(text, text, boolean), optout.forget(text[], text, boolean), " \
-	"optout.sign_in(text, text, text, text)"
+	"optout.sign_in(text, text, text, text), optout.settle()"
 
 PG_FUNCTION_INFO_V1(optout_grant_authority);
 PG_FUNCTION_INFO_V1(optout_revoke_authority);
@@ -196,7 +196,7 @@ optout_grant_authority(PG_FUNCTION_ARGS)
 				  "VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
 				  3, argtypes, values, NULL);
 	if (auth.administer)
-		state_execute(psprintf("GRANT EXECUTE ON FUNCTION " ADMINISTRATOR_FUNCTIONS " TO %s",
+		state_execute(psprintf("GRANT EXECUTE ON ROUTINE " ADMINISTRATOR_ROUTINES " TO %s",
 							   quote_identifier(GetUserNameFromId(auth.role, false))),
 					  0, NULL, NULL, NULL);
 	PG_RETURN_VOID();
@@ -230,7 +230,7 @@ optout_revoke_authority(PG_FUNCTION_ARGS)
 			 state_select_count("SELECT count(*) FROM optout.authority "
 								"WHERE role = $1 AND privilege = '" PRIVILEGE_ADMINISTER "'",
 								1, argtypes, values, NULL) == 0)
-		state_execute(psprintf("REVOKE EXECUTE ON FUNCTION " ADMINISTRATOR_FUNCTIONS " FROM %s",
+		state_execute(psprintf("REVOKE EXECUTE ON ROUTINE " ADMINISTRATOR_ROUTINES " FROM %s",
 							   quote_identifier(rolename)),
 					  0, NULL, NULL, NULL);
 	PG_RETURN_VOID();

@@ -32,13 +32,27 @@
 	((void) (init), (void) (found), NULL)
 #endif
 
+#if PG_VERSION_NUM < 170000
+#define MyProcNumber (MyBackendId - 1)
+#define MyLocalTransactionId (MyProc->lxid)
+#else
+#define MyLocalTransactionId (MyProc->vxid.lxid)
+#endif
+
 #if PG_VERSION_NUM < 180000
 #define PG_MODULE_MAGIC_EXT(...) PG_MODULE_MAGIC
 #endif
 
 #if PG_VERSION_NUM < 190000
+#define PLANNER_PARAMETERS \
+	Query *parse, const char *query_string, int cursor_options, ParamListInfo params
+#define PLANNER_ARGUMENTS parse, query_string, cursor_options, params
 #define LWLockNewTrancheId(name) LWLockNewTrancheId()
 #else
+#define PLANNER_PARAMETERS \
+	Query *parse, const char *query_string, int cursor_options, ParamListInfo params, \
+	ExplainState *es
+#define PLANNER_ARGUMENTS parse, query_string, cursor_options, params, es
 /* done by LWLockNewTrancheId() */
 #define LWLockRegisterTranche(tranche_id, tranche_name) ((void) 0)
 #endif

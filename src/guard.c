@@ -428,10 +428,10 @@ accepts_row(const GuardColumns *columns, TupleTableSlot *slot)
 	if (!isnull[GUARD_OCCURRED_AT])
 		occurred_at = DatumGetTimestampTz(value[GUARD_OCCURRED_AT]);
 
-	return !accepts_covered(organization,
-							ident_from_datum(columns->type[GUARD_USER_ID],
-											 value[GUARD_USER_ID]),
-							isnull[GUARD_OCCURRED_AT] ? NULL : &occurred_at);
+	return accepts_event(organization,
+						 ident_from_datum(columns->type[GUARD_USER_ID],
+										  value[GUARD_USER_ID]),
+						 isnull[GUARD_OCCURRED_AT] ? NULL : &occurred_at);
 }
 
 /*

@@ -7,7 +7,8 @@
  * it, admin.c what administrators call; they rest on filter.c, coverage.c,
  * shared.c and memo.c (fast answers), periods.c (who is opted out), directory.c (who there is),
  * authority.c (who may do what), ident.c (organisations and user ids) and
- * state.c (how the tables are read and written).  support.c tells the planner,
+ * state.c (how the tables are read and written).  ledger.c counts what is
+ * discarded, settle.c waits for those who ingest.  support.c tells the planner,
  * status.c the administrator.  sql/ holds the SQL side.
  */
 #include "postgres.h"
@@ -19,6 +20,8 @@
 #include "coverage.h"
 #include "filter.h"
 #include "ident.h"
+#include "ledger.h"
+#include "shared.h"
 
 PG_MODULE_MAGIC_EXT(
 					.name = "optout",
@@ -36,5 +39,6 @@ _PG_init(void)
 	coverage_install_hooks();
 	filter_install_hooks();
 	shared_install_hooks();
+	ledger_install_hooks();
 	MarkGUCPrefixReserved("optout");
 }

@@ -93,6 +93,18 @@ state_open(const char *table, LOCKMODE lockmode)
 }
 
 /*
+ * The same, but NULL where there is none.
+ */
+Relation
+state_try_open(const char *table, LOCKMODE lockmode)
+{
+	Oid			nspid = get_namespace_oid("optout", true);
+	Oid			relid = OidIsValid(nspid) ? get_relname_relid(table, nspid) : InvalidOid;
+
+	return OidIsValid(relid) ? try_table_open(relid, lockmode) : NULL;
+}
+
+/*
  * One of the extension's indexes.  The table must be open, or the index could
  * be dropped meanwhile.
  */

@@ -21,6 +21,7 @@ typedef struct StateScan
 extern Oid	state_owner(void);
 
 extern Relation state_open(const char *table, LOCKMODE lockmode);
+extern Relation state_try_open(const char *table, LOCKMODE lockmode);
 extern Oid	state_index(const char *index);
 
 extern void state_key(ScanKey key, AttrNumber attnum, text *value);

@@ -147,7 +147,7 @@ discarded_share_of_values(Oid type, text *organization, const AttStatsSlot *slot
 
 	for (int i = 0; i < slot->nvalues; i++)
 	{
-		if (accepts_covered(organization, ident_from_datum(type, slot->values[i]), NULL))
+		if (is_opted_out(organization, ident_from_datum(type, slot->values[i]), NULL))
 			share += weighted ? slot->numbers[i] : 1.0 / slot->nvalues;
 	}
 	return share;
