@@ -83,7 +83,8 @@ is($dangling, 1, 'one authority is of a role that was dropped');
 my %contents = (
 	product_user => 'SELECT * FROM optout.product_user ORDER BY organization, user_id',
 	opt_out_period => 'SELECT * FROM optout.opt_out_period ORDER BY organization, user_id, opted_out_at',
-	discard_ledger => 'SELECT * FROM optout.discard_ledger ORDER BY organization, hour, slot',
+	# not what the test itself discards while it asks the filter
+	discard_ledger => q{SELECT * FROM optout.discard_ledger WHERE hour < '2026-06-01' ORDER BY organization, hour, slot},
 	authority => q{
 		SELECT organization, role::text, privilege FROM optout.authority
 		 WHERE role IN (SELECT oid FROM pg_roles) ORDER BY organization, role::text, privilege});
