@@ -245,13 +245,14 @@ periods_open(text *organization, const UserIds *users, text *reason)
 
 	return state_execute("INSERT INTO optout.opt_out_period "
 						 "(organization, user_id, opted_out_at, opted_out_by, reason) "
-						 "SELECT $1, u.user_id, "
-						 "GREATEST($3, (SELECT max(p.opted_in_at) FROM optout.opt_out_period p "
-						 "WHERE p.organization = $1 AND p.user_id = u.user_id)), $4, $5 "
+						 "SELECT $1, u.user_id, GREATEST($3, p.last_opted_in_at), $4, $5 "
 						 "FROM unnest($2) AS u (user_id) "
-						 "WHERE NOT EXISTS (SELECT FROM optout.opt_out_period p "
-						 "WHERE p.organization = $1 AND p.user_id = u.user_id "
-						 "AND p.opted_in_at IS NULL)",
+						 "LEFT JOIN (SELECT p.user_id, max(p.opted_in_at) AS last_opted_in_at, "
+						 "bool_or(p.opted_in_at IS NULL) AS opted_out "
+						 "FROM optout.opt_out_period p "
+						 "WHERE p.organization = $1 AND p.user_id = ANY ($2) "
+						 "GROUP BY p.user_id) AS p USING (user_id) "
+						 "WHERE p.opted_out IS NOT TRUE",
 						 5, argtypes, values, nulls);
 }
 
