@@ -50,6 +50,6 @@ bench:
 
 # lists and events that do not fit any cache; takes its time
 bench-large:
-	@EVENTS=50000000 LIST=10000000 RUNS=3 test/bench/run
+	@test/bench/run large
 
 .PHONY: all install installcheck clean demo test bench bench-large
