@@ -10,6 +10,7 @@ EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" optout.control
 MODULE_big = optout
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 DATA = $(sort $(wildcard sql/*--*.sql))
+SHLIB_LINK = -Wl,--version-script=$(srcdir)/src/exports.map
 PG_CPPFLAGS = -DOPTOUT_VERSION='"$(EXTVERSION)"'
 
 # The README's examples are a test like any other, made from the README.

@@ -11,10 +11,7 @@
 
 #include "catalog/pg_type.h"
 #include "fmgr.h"
-#include "miscadmin.h"
-#include "tcop/utility.h"
 #include "utils/builtins.h"
-#include "utils/lsyscache.h"
 
 #include "authority.h"
 #include "directory.h"
@@ -58,14 +55,11 @@ static AdminArgs
 get_admin_args(FunctionCallInfo fcinfo, UserIds users)
 {
 	AdminArgs	args;
-	char	   *function = psprintf("optout.%s()", get_func_name(fcinfo->flinfo->fn_oid));
 
 	args.users = users;
 	args.organization = organization_resolve(ARG_TEXT(1));
 	authority_require_administer(args.organization);
-	/* here, since row locks are taken before any command is executed */
-	PreventCommandIfReadOnly(function);
-	PreventCommandIfParallelMode(function);
+	state_prevent_if_read_only(fcinfo);
 	return args;
 }
 

@@ -23,11 +23,9 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
-#include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
 #include "ident.h"
@@ -168,7 +166,7 @@ get_authority_args(FunctionCallInfo fcinfo)
 				 errhint("Privileges are \"%s\" and \"%s\".",
 						 PRIVILEGE_ADMINISTER, PRIVILEGE_READ)));
 
-	PreventCommandIfReadOnly(psprintf("optout.%s()", get_func_name(fcinfo->flinfo->fn_oid)));
+	state_prevent_if_read_only(fcinfo);
 	table_close(state_open("authority", ShareRowExclusiveLock), NoLock);
 	return auth;
 }

@@ -8,17 +8,12 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
 #include "directory.h"
 #include "state.h"
-
-/* columns of optout.product_user */
-#define Anum_product_user_organization 1
-#define Anum_product_user_user_id 2
 
 /*
  * Lock the rows of those users whom the directory holds, in order of their
@@ -27,23 +22,8 @@
 UserIds
 directory_lock(text *organization, const UserIds *users)
 {
-	Relation	rel = state_open("product_user", RowExclusiveLock);
-	Oid			index = state_index("product_user_pkey");
-	UserIds		result;
-
-	result.count = 0;
-	result.ids = palloc(Max(users->count, 1) * sizeof(Datum));
-	for (int i = 0; i < users->count; i++)
-	{
-		ScanKeyData keys[2];
-
-		state_key(&keys[0], Anum_product_user_organization, organization);
-		state_key(&keys[1], Anum_product_user_user_id, DatumGetTextPP(users->ids[i]));
-		if (state_lock_rows(rel, index, 2, keys))
-			result.ids[result.count++] = users->ids[i];
-	}
-	table_close(rel, NoLock);
-	return result;
+	return state_lock_users("product_user", "product_user_pkey", false,
+							organization, users);
 }
 
 /*

@@ -115,11 +115,11 @@ contains(int level, const UserKey *key)
 {
 	pg_atomic_uint64 *block = block_of(level, key);
 	uint64		bits = key->high;
-	uint64		missing = 0;
+	uint64		hits = 1;
 
 	for (int word = 0; word < BLOCK_WORDS; word++, bits >>= 6)
-		missing |= ~pg_atomic_read_u64(&block[word]) & (UINT64CONST(1) << (bits & 63));
-	return missing == 0;
+		hits &= pg_atomic_read_u64(&block[word]) >> (bits & 63);
+	return hits;
 }
 
 /*

@@ -43,7 +43,6 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "parser/parse_func.h"
-#include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -54,6 +53,7 @@
 #include "accepts.h"
 #include "compat.h"
 #include "ident.h"
+#include "state.h"
 
 #define GUARD_TRIGGER "optout_guard"
 
@@ -109,7 +109,7 @@ open_own_table(FunctionCallInfo fcinfo)
 	relid = PG_GETARG_OID(0);
 
 	/* before locking, which a standby refuses with an error of its own */
-	PreventCommandIfReadOnly(psprintf("optout.%s()", get_func_name(fcinfo->flinfo->fn_oid)));
+	state_prevent_if_read_only(fcinfo);
 
 	/* before waiting for the lock, lest others wait for us */
 	if (get_rel_name(relid) != NULL &&

@@ -45,11 +45,8 @@
 /* memory an entry takes in the hash table, on average, and its share of empty slots */
 #define ENTRY_SIZE (2 * sizeof(Periods))
 
-/*
- * What a look-up in the table costs, in rows of reading all of it, twice: to
- * begin at half the cost gains more than it loses where there is more to come.
- */
-#define LOOKUP_COST 128
+/* what a look-up in the table costs, in rows of reading all of it */
+#define LOOKUP_COST 64
 
 /* so many rows are read at a time, while their slots are being fetched */
 #define READ_BATCH 64

@@ -185,23 +185,8 @@ periods_estimate(void)
 UserIds
 periods_lock_open(text *organization, const UserIds *users)
 {
-	Relation	rel = state_open("opt_out_period", RowExclusiveLock);
-	Oid			index = state_index("opt_out_period_open_key");
-	UserIds		result;
-
-	result.count = 0;
-	result.ids = palloc(Max(users->count, 1) * sizeof(Datum));
-	for (int i = 0; i < users->count; i++)
-	{
-		ScanKeyData keys[2];
-
-		state_key(&keys[0], Anum_period_organization, organization);
-		state_key(&keys[1], Anum_period_user_id, DatumGetTextPP(users->ids[i]));
-		if (state_lock_rows(rel, index, 2, keys))
-			result.ids[result.count++] = users->ids[i];
-	}
-	table_close(rel, NoLock);
-	return result;
+	return state_lock_users("opt_out_period", "opt_out_period_open_key", false,
+							organization, users);
 }
 
 /*
@@ -210,18 +195,8 @@ periods_lock_open(text *organization, const UserIds *users)
 void
 periods_lock(text *organization, const UserIds *users)
 {
-	Relation	rel = state_open("opt_out_period", RowExclusiveLock);
-	Oid			index = state_index("opt_out_period_pkey");
-
-	for (int i = 0; i < users->count; i++)
-	{
-		ScanKeyData keys[2];
-
-		state_key(&keys[0], Anum_period_user_id, DatumGetTextPP(users->ids[i]));
-		state_key(&keys[1], Anum_period_organization, organization);
-		(void) state_lock_rows(rel, index, 2, keys);
-	}
-	table_close(rel, NoLock);
+	(void) state_lock_users("opt_out_period", "opt_out_period_pkey", true,
+							organization, users);
 }
 
 /*

@@ -8,7 +8,7 @@
  * transaction's earlier commands made, and no others that are not committed.
  *
  * Writers lock the rows they rely on before they take the snapshot to decide
- * by (state_lock_rows(), then state_execute()).  A row so locked cannot change
+ * by (state_lock_users(), then state_execute()).  A row so locked cannot change
  * until they commit, and the snapshot, being younger than the lock, shows its
  * latest version.  That is why there is no serialization failure even in a
  * REPEATABLE READ transaction, where the executor's own FOR UPDATE would raise
@@ -29,6 +29,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -37,8 +38,13 @@
 #include "compat.h"
 #include "state.h"
 
+/* columns of the tables of users and of periods */
+#define Anum_organization 1
+#define Anum_user_id 2
+
 static Oid	state_relid(const char *relname);
 static Snapshot latest_snapshot(void);
+static bool lock_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys);
 static uint64 execute(const char *command, int nargs, Oid *argtypes,
 					  Datum *values, const char *nulls, bool want_count);
 
@@ -172,8 +178,8 @@ state_endscan(StateScan *scan)
  * FOR NO KEY UPDATE does, waiting for whoever is changing them.  Returns false
  * where there is no such row once nobody is.
  */
-bool
-state_lock_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys)
+static bool
+lock_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys)
 {
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	bool		found;
@@ -234,6 +240,47 @@ state_lock_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys)
 
 	ExecDropSingleTupleTableSlot(slot);
 	return found;
+}
+
+/*
+ * Lock the rows of those users who have any, one user after the other, and
+ * return these users.  The index begins with organisation and user id, or with
+ * user id and organisation.
+ */
+UserIds
+state_lock_users(const char *table, const char *index, bool user_id_first,
+				 text *organization, const UserIds *users)
+{
+	Relation	rel = state_open(table, RowExclusiveLock);
+	Oid			indexid = state_index(index);
+	UserIds		result;
+
+	result.count = 0;
+	result.ids = palloc(Max(users->count, 1) * sizeof(Datum));
+	for (int i = 0; i < users->count; i++)
+	{
+		ScanKeyData keys[2];
+
+		state_key(&keys[user_id_first ? 1 : 0], Anum_organization, organization);
+		state_key(&keys[user_id_first ? 0 : 1], Anum_user_id, DatumGetTextPP(users->ids[i]));
+		if (lock_rows(rel, indexid, 2, keys))
+			result.ids[result.count++] = users->ids[i];
+	}
+	table_close(rel, NoLock);
+	return result;
+}
+
+/*
+ * Raise an error if the SQL function that was called cannot write now.  For
+ * those that lock before they execute any command, which would raise it.
+ */
+void
+state_prevent_if_read_only(FunctionCallInfo fcinfo)
+{
+	char	   *function = psprintf("optout.%s()", get_func_name(fcinfo->flinfo->fn_oid));
+
+	PreventCommandIfReadOnly(function);
+	PreventCommandIfParallelMode(function);
 }
 
 /*

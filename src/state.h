@@ -7,9 +7,11 @@
 
 #include "access/genam.h"
 #include "access/skey.h"
-#include "executor/tuptable.h"
+#include "fmgr.h"
 #include "utils/rel.h"
 #include "utils/snapshot.h"
+
+#include "ident.h"
 
 typedef struct StateScan
 {
@@ -30,8 +32,9 @@ extern void state_beginscan(StateScan *scan, Relation rel, Oid index,
 extern HeapTuple state_getnext(StateScan *scan);
 extern void state_endscan(StateScan *scan);
 
-extern bool state_lock_rows(Relation rel, Oid index,
-							int nkeys, const ScanKeyData *keys);
+extern void state_prevent_if_read_only(FunctionCallInfo fcinfo);
+extern UserIds state_lock_users(const char *table, const char *index, bool user_id_first,
+								text *organization, const UserIds *users);
 
 extern uint64 state_execute(const char *command, int nargs, Oid *argtypes,
 							Datum *values, const char *nulls);
