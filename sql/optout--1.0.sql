@@ -457,23 +457,24 @@ COMMENT ON FUNCTION optout.compact_discards(timestamptz) IS
 
 CREATE FUNCTION optout.filter_statistics(OUT shared_filter text, OUT memory bigint, OUT keys bigint,
 										 OUT false_positive_rate double precision,
-										 OUT lookups_filter bigint, OUT lookups_memo bigint, OUT lookups_table bigint)
+										 OUT lookups_filter bigint, OUT lookups_cache bigint, OUT lookups_memo bigint, OUT lookups_table bigint)
 AS 'MODULE_PATHNAME', 'optout_filter_statistics' LANGUAGE C;
 COMMENT ON FUNCTION optout.filter_statistics() IS
 'What the view optout.status shows.';
 
 CREATE VIEW optout.status AS
 SELECT s.shared_filter, s.memory, s.keys, s.false_positive_rate,
-	   s.lookups_filter, s.lookups_memo, s.lookups_table
+	   s.lookups_filter, s.lookups_cache, s.lookups_memo, s.lookups_table
   FROM optout.filter_statistics() s;
 COMMENT ON VIEW optout.status IS
 'The shared filter: whether it is there, and how well it works. One row.';
 COMMENT ON COLUMN optout.status.shared_filter IS
 '''ready''; ''loading'' while this database''s keys are being added; ''absent'' where there is no shared memory for it: optout.filter_memory is 0, or the library is not in shared_preload_libraries and the server is older than 17 or cannot spare it; ''off'' by the setting optout.filter; ''not used'' on a standby, or if the trigger optout_filter does not fire always. Answers are right in any case, but only ''ready'' is fast.';
-COMMENT ON COLUMN optout.status.memory IS 'Size of the filter in bytes.';
+COMMENT ON COLUMN optout.status.memory IS 'Size of filter and cache in bytes.';
 COMMENT ON COLUMN optout.status.keys IS 'Estimated number of keys, of all databases.';
 COMMENT ON COLUMN optout.status.false_positive_rate IS 'Estimated share of users never opted out for whom the memo or the table has to be asked.';
 COMMENT ON COLUMN optout.status.lookups_filter IS 'Look-ups that the filter alone answered, by finished transactions of all databases.';
+COMMENT ON COLUMN optout.status.lookups_cache IS 'Look-ups that the shared cache of verified users answered.';
 COMMENT ON COLUMN optout.status.lookups_memo IS 'Look-ups that a session''s memo answered.';
 COMMENT ON COLUMN optout.status.lookups_table IS 'Look-ups that the table answered.';
 

@@ -15,6 +15,7 @@
 #include "utils/timestamp.h"
 
 #include "accepts.h"
+#include "cache.h"
 #include "coverage.h"
 #include "filter.h"
 #include "ident.h"
@@ -42,6 +43,7 @@ is_opted_out(text *organization, text *user_id, const TimestampTz *occurred_at)
 {
 	Coverage	covered = coverage();
 	UserKey		key;
+	bool		opted_out;
 
 	if (unlikely(covered == COVERAGE_UNKNOWN))
 	{
@@ -50,12 +52,22 @@ is_opted_out(text *organization, text *user_id, const TimestampTz *occurred_at)
 	}
 
 	key = filter_key(organization, user_id);
-	if (likely(covered == COVERAGE_FULL) && !filter_maybe_contains(&key))
+	if (likely(covered == COVERAGE_FULL))
 	{
-		filter_lookups[LOOKUP_FILTER]++;
-		return false;
+		if (likely(!filter_maybe_contains(&key)))
+		{
+			filter_lookups[LOOKUP_FILTER]++;
+			return false;
+		}
+		/* of who is not opted out now, the cache does not know the past */
+		if (cache_find(&key, &opted_out) && (opted_out || occurred_at == NULL))
+		{
+			filter_lookups[LOOKUP_CACHE]++;
+			return opted_out;
+		}
 	}
-	return memo_covers(&key, organization, user_id, occurred_at);
+	return memo_covers(&key, organization, user_id, occurred_at,
+					   covered == COVERAGE_FULL);
 }
 
 /*

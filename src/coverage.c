@@ -19,6 +19,8 @@
  *	  first, and when one for the state table has come, the version is compared:
  *	  if it is another, the keys are added again; while the trigger is not
  *	  enabled ALWAYS, only the table is trusted.
+ *	  TRUNCATE fires no row trigger, but it gives the table another file, which
+ *	  counts as another version: the cache (cache.c) must not outlive it.
  * 4. On a standby no trigger fires, so only the table is trusted there.
  */
 #include "postgres.h"
@@ -44,6 +46,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "cache.h"
 #include "coverage.h"
 #include "filter.h"
 #include "memo.h"
@@ -165,6 +168,7 @@ read_version(void)
 
 	/* first, so that an invalidation that comes meanwhile is not lost */
 	version.table = RelationGetRelid(rel);
+	version.relfilenode = rel->rd_rel->relfilenode;
 	version_valid = true;
 	version_enabled = false;
 	version_loaded = false;
@@ -195,7 +199,8 @@ static bool
 same_version(TriggerVersion *a, TriggerVersion *b)
 {
 	return a->database_xmin == b->database_xmin &&
-		a->table == b->table && a->trigger == b->trigger &&
+		a->table == b->table && a->relfilenode == b->relfilenode &&
+		a->trigger == b->trigger &&
 		a->xmin == b->xmin && ItemPointerEquals(&a->ctid, &b->ctid);
 }
 
@@ -302,6 +307,7 @@ load(void)
 		uint64		nrows;
 
 		INSTR_TIME_SET_CURRENT(start);
+		cache_invalidate_all();
 		nrows = add_all();
 		INSTR_TIME_SET_CURRENT(duration);
 		INSTR_TIME_SUBTRACT(duration, start);
@@ -364,13 +370,19 @@ optout_add_to_filter(PG_FUNCTION_ARGS)
 				 errmsg("function \"%s\" must be fired after a row is written",
 						"optout.add_to_filter")));
 
-	if (!TRIGGER_FIRED_BY_DELETE(trigdata->tg_event) && shared_attach_to_write())
+	if (shared_attach_to_write())
 	{
-		UserKey		key = periods_key(trigdata->tg_relation,
-									  TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ?
-									  trigdata->tg_newtuple : trigdata->tg_trigtuple);
+		/* of an update or a deletion the old row, of an insertion the new one */
+		UserKey		key = periods_key(trigdata->tg_relation, trigdata->tg_trigtuple);
 
-		filter_add(&key, 1);
+		cache_invalidate(&key);
+		if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
+		{
+			key = periods_key(trigdata->tg_relation, trigdata->tg_newtuple);
+			cache_invalidate(&key);
+		}
+		if (!TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
+			filter_add(&key, 1);
 	}
 	CacheInvalidateRelcache(trigdata->tg_relation);
 	return PointerGetDatum(NULL);

@@ -27,6 +27,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "cache.h"
 #include "memo.h"
 #include "periods.h"
 #include "state.h"
@@ -63,8 +64,9 @@ static uint64 memo_lookups;		/* how many look-ups in the table it has cost */
 
 static void empty(double nentries);
 static bool too_large(double nentries);
+static void share_all(TransactionId xmin);
 static void insert(const PeriodRow *rows, int nrows);
-static void read_all(double nrows);
+static void read_all(double nrows, bool share);
 
 /*
  * The state table has changed: no entry is to be used any more.  Called from
@@ -122,10 +124,24 @@ insert(const PeriodRow *rows, int nrows)
 }
 
 /*
+ * Let others know of what was read under a snapshot with this xmin.
+ */
+static void
+share_all(TransactionId xmin)
+{
+	memo_iterator iterator;
+	Periods    *entry;
+
+	memo_start_iterate(memo, &iterator);
+	while ((entry = memo_iterate(memo, &iterator)) != NULL)
+		cache_store(&entry->user, entry->open, xmin);
+}
+
+/*
  * Make an entry for every user of the table, which has about so many rows.
  */
 static void
-read_all(double nrows)
+read_all(double nrows, bool share)
 {
 	Relation	rel = state_open("opt_out_period", AccessShareLock);
 	uint64		before = generation;
@@ -153,6 +169,8 @@ read_all(double nrows)
 		}
 	}
 	insert(batch, nbatch);
+	if (share)
+		share_all(snapshot->xmin);
 	table_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	table_close(rel, NoLock);
@@ -169,14 +187,16 @@ read_all(double nrows)
 
 /*
  * Whether the user is opted out now or was at the given time (if not NULL).
- * The caller has just asked coverage(), and it was not COVERAGE_UNKNOWN.
+ * The caller has just asked coverage(), and it was not COVERAGE_UNKNOWN;
+ * what is found in the table is shared with others if it was COVERAGE_FULL.
  */
 bool
 memo_covers(const UserKey *key, text *organization, text *user_id,
-			const TimestampTz *occurred_at)
+			const TimestampTz *occurred_at, bool share)
 {
 	Periods    *entry;
 	Periods		periods;
+	TransactionId xmin;
 	bool		found;
 	bool		covered;
 
@@ -196,7 +216,9 @@ memo_covers(const UserKey *key, text *organization, text *user_id,
 	if (IsInParallelMode())
 		return periods_cover(organization, user_id, occurred_at);
 
-	periods_read(&periods, organization, user_id, memo_context);
+	xmin = periods_read(&periods, organization, user_id, memo_context);
+	if (share)
+		cache_store(key, periods.open, xmin);
 	/* now, for what follows may free the memory it is in */
 	covered = periods_include(&periods, occurred_at);
 
@@ -218,7 +240,7 @@ memo_covers(const UserKey *key, text *organization, text *user_id,
 		double		nrows = periods_estimate();
 
 		if (memo_lookups * LOOKUP_COST > nrows && !too_large(nrows))
-			read_all(nrows);
+			read_all(nrows, share);
 	}
 	return covered;
 }

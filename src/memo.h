@@ -11,6 +11,6 @@
 
 extern void memo_invalidate(void);
 extern bool memo_covers(const UserKey *key, text *organization, text *user_id,
-						const TimestampTz *occurred_at);
+						const TimestampTz *occurred_at, bool share);
 
 #endif							/* OPTOUT_MEMO_H */

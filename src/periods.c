@@ -122,17 +122,18 @@ periods_include(const Periods *periods, const TimestampTz *occurred_at)
 }
 
 /*
- * Read all periods of a user.
+ * Read all periods of a user.  Returns the xmin of the snapshot used.
  *
  * The table stays locked until the transaction ends, as after any query.
  */
-void
+TransactionId
 periods_read(Periods *periods, text *organization, text *user_id, MemoryContext context)
 {
 	Relation	rel = state_open("opt_out_period", AccessShareLock);
 	ScanKeyData keys[2];
 	StateScan	scan;
 	HeapTuple	tuple;
+	TransactionId xmin;
 
 	memset(periods, 0, sizeof(Periods));
 	state_key(&keys[0], Anum_period_user_id, user_id);
@@ -145,8 +146,10 @@ periods_read(Periods *periods, text *organization, text *user_id, MemoryContext 
 		periods->user = row.user;
 		periods_add(periods, &row, context);
 	}
+	xmin = scan.snapshot->xmin;
 	state_endscan(&scan);
 	table_close(rel, NoLock);
+	return xmin;
 }
 
 /*

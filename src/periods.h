@@ -41,8 +41,8 @@ extern UserKey periods_key(Relation rel, HeapTuple tuple);
 extern PeriodRow periods_row(Relation rel, HeapTuple tuple);
 extern void periods_add(Periods *periods, const PeriodRow *row, MemoryContext context);
 extern bool periods_include(const Periods *periods, const TimestampTz *occurred_at);
-extern void periods_read(Periods *periods, text *organization, text *user_id,
-						 MemoryContext context);
+extern TransactionId periods_read(Periods *periods, text *organization, text *user_id,
+								  MemoryContext context);
 extern double periods_estimate(void);
 
 extern bool periods_cover(text *organization, text *user_id,

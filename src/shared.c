@@ -4,8 +4,8 @@
  *
  * If the library is in shared_preload_libraries, all of it is main shared
  * memory.  Otherwise, where the server can allocate named shared memory on
- * demand, the first session that wants an answer makes it, in two parts: what
- * the backends know of the blocks (small), then the blocks (large).
+ * demand, the first session that wants an answer makes it, in two parts: the
+ * struct Shared (small), then the memory of filter and cache, "blocks" (large).
  *
  * A reader that cannot have it, for lack of memory say, must not fail: it goes
  * by the table.  A writer must not miss blocks that others trust.  So it
@@ -18,6 +18,7 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "port/pg_bitutils.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "utils/guc.h"
@@ -30,6 +31,7 @@
 
 Shared	   *shared = NULL;
 pg_atomic_uint64 *shared_blocks[LEVELS];
+pg_atomic_uint64 *shared_cache;
 
 /* setting */
 static int	filter_memory = 16384;	/* kB */
@@ -43,6 +45,7 @@ static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 
 static Size level_size(int level);
+static Size cache_size(void);
 static Size blocks_size(void);
 static void request_shmem(void);
 static void startup_shmem(void);
@@ -96,11 +99,21 @@ level_size(int level)
 	return TYPEALIGN(BLOCK_SIZE, size);
 }
 
+/* in bytes; about as much as the largest level, as a power of two */
+static Size
+cache_size(void)
+{
+	Size		size = pg_nextpower2_size_t(level_size(LEVELS - 1));
+
+	return size > level_size(LEVELS - 1) ? size / 2 : size;
+}
+
+/* all that filter and cache need */
 static Size
 blocks_size(void)
 {
 	/* a block more, so that blocks can be aligned to their size */
-	Size		size = BLOCK_SIZE;
+	Size		size = BLOCK_SIZE + cache_size();
 
 	for (int level = 0; level < LEVELS; level++)
 		size = add_size(size, level_size(level));
@@ -166,6 +179,7 @@ init_blocks(void *ptr)
 	memset(ptr, 0, blocks_size());
 	for (int level = 0; level < LEVELS; level++)
 		shared->nblocks[level] = level_size(level) / BLOCK_SIZE;
+	shared->nbuckets = cache_size() / BLOCK_SIZE;
 	shared->has_blocks = true;
 }
 
@@ -182,6 +196,7 @@ set_blocks(void *ptr)
 		shared_blocks[level] = (pg_atomic_uint64 *) start;
 		start += shared->nblocks[level] * BLOCK_SIZE;
 	}
+	shared_cache = (pg_atomic_uint64 *) start;
 }
 
 /*
@@ -323,7 +338,7 @@ shared_attach_to_write(void)
 Size
 shared_memory(void)
 {
-	Size		size = sizeof(Shared);
+	Size		size = sizeof(Shared) + shared->nbuckets * BLOCK_SIZE;
 
 	for (int level = 0; level < LEVELS; level++)
 		size += shared->nblocks[level] * BLOCK_SIZE;

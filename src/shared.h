@@ -1,7 +1,7 @@
 /*
  * shared.h
- *		What the server's backends share: the filter's blocks and what they know
- *		of them.  See filter.c for the blocks, coverage.c for the databases.
+ *		What the server's backends share.  See filter.c for the blocks, cache.c
+ *		for buckets and writers, coverage.c for the databases.
  */
 #ifndef OPTOUT_SHARED_H
 #define OPTOUT_SHARED_H
@@ -17,6 +17,9 @@
 #define BLOCK_WORDS 8
 #define BLOCK_SIZE (BLOCK_WORDS * sizeof(pg_atomic_uint64))
 
+/* how many groups of users the cache distinguishes */
+#define CACHE_GROUPS 4096
+
 /* how many databases can have their keys added; others use their tables */
 #define MAX_DATABASES 256
 
@@ -24,6 +27,7 @@
 typedef enum LookupKind
 {
 	LOOKUP_FILTER,
+	LOOKUP_CACHE,
 	LOOKUP_MEMO,
 	LOOKUP_TABLE,
 	LOOKUP_KINDS
@@ -39,6 +43,7 @@ typedef struct TriggerVersion
 {
 	TransactionId database_xmin;
 	Oid			table;
+	Oid			relfilenode;	/* TRUNCATE fires no row trigger */
 	Oid			trigger;
 	TransactionId xmin;
 	ItemPointerData ctid;
@@ -56,14 +61,18 @@ typedef struct Shared
 	int			tranche;		/* of that lock */
 	uint64		secret;			/* seed of the keys */
 
-	/* set once */
+	/* set once; the memory of filter and cache */
 	bool		has_blocks;
 	dsm_handle	blocks;			/* where, unless in main shared memory */
-	uint64		nblocks[LEVELS];
+	uint64		nblocks[LEVELS];	/* of the filter */
 
 	pg_atomic_uint32 level;		/* the current one */
 	pg_atomic_uint64 keys;		/* how many have been added */
 	pg_atomic_uint64 lookups[LOOKUP_KINDS];
+
+	/* of the cache: for each group its youngest writer, a full transaction id */
+	uint64		nbuckets;		/* a power of two */
+	pg_atomic_uint64 writers[CACHE_GROUPS];
 
 	int			ndatabases;
 	SharedDatabase databases[MAX_DATABASES];
@@ -74,6 +83,7 @@ extern Shared *shared;
 
 /* NULL until this backend has attached to them, or where there are none */
 extern pg_atomic_uint64 *shared_blocks[LEVELS];
+extern pg_atomic_uint64 *shared_cache;
 
 extern void shared_define_settings(void);
 extern void shared_install_hooks(void);

@@ -29,8 +29,8 @@ Datum
 optout_filter_statistics(PG_FUNCTION_ARGS)
 {
 	TupleDesc	tupdesc;
-	Datum		values[7];
-	bool		nulls[7] = {false};
+	Datum		values[8];
+	bool		nulls[8] = {false};
 	Coverage	covered = coverage();
 	FilterStatistics stats;
 	const char *shared_filter;

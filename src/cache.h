@@ -1,0 +1,16 @@
+/*
+ * cache.h
+ *		The shared cache of verified users.
+ */
+#ifndef OPTOUT_CACHE_H
+#define OPTOUT_CACHE_H
+
+#include "filter.h"
+
+/* these need shared_blocks */
+extern bool cache_find(const UserKey *key, bool *opted_out);
+extern void cache_store(const UserKey *key, bool opted_out, TransactionId xmin);
+extern void cache_invalidate(const UserKey *key);
+extern void cache_invalidate_all(void);
+
+#endif							/* OPTOUT_CACHE_H */
