@@ -189,6 +189,9 @@ UserIds
 periods_lock_open(text *organization, const UserIds *users)
 {
 	return state_lock_users("opt_out_period", "opt_out_period_open_key", false,
+							"SELECT p.ctid, u.n FROM unnest($2) WITH ORDINALITY AS u (user_id, n) "
+							"JOIN optout.opt_out_period p USING (user_id) "
+							"WHERE p.organization = $1 AND p.opted_in_at IS NULL",
 							organization, users);
 }
 
@@ -198,7 +201,7 @@ periods_lock_open(text *organization, const UserIds *users)
 void
 periods_lock(text *organization, const UserIds *users)
 {
-	(void) state_lock_users("opt_out_period", "opt_out_period_pkey", true,
+	(void) state_lock_users("opt_out_period", "opt_out_period_pkey", true, NULL,
 							organization, users);
 }
 

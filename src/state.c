@@ -26,6 +26,7 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
@@ -42,11 +43,20 @@
 #define Anum_organization 1
 #define Anum_user_id 2
 
+/* from this number on, users' rows are looked for all at once */
+#define MANY_USERS 1000
+
 static Oid	state_relid(const char *relname);
 static Snapshot latest_snapshot(void);
 static bool lock_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys);
+static ItemPointer find_rows(const char *query, text *organization, const UserIds *users,
+							 Snapshot snapshot);
+static void save_tids(void *arg);
+static bool lock_row(Relation rel, ItemPointer tid, Snapshot snapshot, TupleTableSlot *slot);
+static void save_count(void *arg);
 static uint64 execute(const char *command, int nargs, Oid *argtypes,
-					  Datum *values, const char *nulls, bool want_count);
+					  Datum *values, const char *nulls,
+					  Snapshot snapshot, void (*rows) (void *arg), void *arg);
 
 /*
  * The owner of the extension.
@@ -243,29 +253,100 @@ lock_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys)
 }
 
 /*
+ * Find the rows of many users by one query, which costs less than a look-up in
+ * the index for each.  The query returns, as of the snapshot, the ctid of a row
+ * and the number of its user, beginning with 1.
+ */
+static ItemPointer
+find_rows(const char *query, text *organization, const UserIds *users, Snapshot snapshot)
+{
+	Oid			argtypes[2] = {TEXTOID, TEXTARRAYOID};
+	Datum		values[2];
+	ItemPointer tids = palloc_extended(users->count * sizeof(ItemPointerData),
+									   MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+
+	values[0] = PointerGetDatum(organization);
+	values[1] = PointerGetDatum(user_ids_to_array(users));
+	execute(query, 2, argtypes, values, NULL, snapshot, save_tids, tids);
+	return tids;
+}
+
+/* what to do with the rows of find_rows() */
+static void
+save_tids(void *arg)
+{
+	ItemPointer tids = arg;
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		Datum		tid = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
+		Datum		n = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull);
+
+		tids[DatumGetInt64(n) - 1] = *(ItemPointer) DatumGetPointer(tid);
+	}
+}
+
+/*
+ * Lock a row where it was as of the snapshot.  Returns false if it has changed
+ * since.  As long as the snapshot is registered, no other row can be there.
+ */
+static bool
+lock_row(Relation rel, ItemPointer tid, Snapshot snapshot, TupleTableSlot *slot)
+{
+	TM_FailureData tmfd;
+	TM_Result	result;
+
+	result = table_tuple_lock(rel, tid, snapshot, slot, GetCurrentCommandId(false),
+							  LockTupleNoKeyExclusive, LockWaitBlock, 0, &tmfd);
+	ExecClearTuple(slot);
+	return result == TM_Ok;
+}
+
+/*
  * Lock the rows of those users who have any, one user after the other, and
  * return these users.  The index begins with organisation and user id, or with
- * user id and organisation.
+ * user id and organisation.  The query is what find_rows() wants, or NULL.
  */
 UserIds
 state_lock_users(const char *table, const char *index, bool user_id_first,
-				 text *organization, const UserIds *users)
+				 const char *query, text *organization, const UserIds *users)
 {
 	Relation	rel = state_open(table, RowExclusiveLock);
 	Oid			indexid = state_index(index);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	Snapshot	snapshot = NULL;
+	ItemPointer tids = NULL;
 	UserIds		result;
+
+	if (users->count >= MANY_USERS && query != NULL)
+	{
+		snapshot = latest_snapshot();
+		tids = find_rows(query, organization, users, snapshot);
+	}
 
 	result.count = 0;
 	result.ids = palloc(Max(users->count, 1) * sizeof(Datum));
 	for (int i = 0; i < users->count; i++)
 	{
 		ScanKeyData keys[2];
+		bool		found;
 
-		state_key(&keys[user_id_first ? 1 : 0], Anum_organization, organization);
-		state_key(&keys[user_id_first ? 0 : 1], Anum_user_id, DatumGetTextPP(users->ids[i]));
-		if (lock_rows(rel, indexid, 2, keys))
+		CHECK_FOR_INTERRUPTS();
+		found = tids != NULL && ItemPointerIsValid(&tids[i]) &&
+			lock_row(rel, &tids[i], snapshot, slot);
+		if (!found)
+		{
+			state_key(&keys[user_id_first ? 1 : 0], Anum_organization, organization);
+			state_key(&keys[user_id_first ? 0 : 1], Anum_user_id, DatumGetTextPP(users->ids[i]));
+			found = lock_rows(rel, indexid, 2, keys);
+		}
+		if (found)
 			result.ids[result.count++] = users->ids[i];
 	}
+	if (snapshot != NULL)
+		UnregisterSnapshot(snapshot);
+	ExecDropSingleTupleTableSlot(slot);
 	table_close(rel, NoLock);
 	return result;
 }
@@ -292,7 +373,7 @@ uint64
 state_execute(const char *command, int nargs, Oid *argtypes,
 			  Datum *values, const char *nulls)
 {
-	return execute(command, nargs, argtypes, values, nulls, false);
+	return execute(command, nargs, argtypes, values, nulls, NULL, NULL, NULL);
 }
 
 /*
@@ -302,19 +383,37 @@ uint64
 state_select_count(const char *query, int nargs, Oid *argtypes,
 				   Datum *values, const char *nulls)
 {
-	return execute(query, nargs, argtypes, values, nulls, true);
+	uint64		count;
+
+	execute(query, nargs, argtypes, values, nulls, NULL, save_count, &count);
+	return count;
 }
 
+static void
+save_count(void *arg)
+{
+	bool		isnull;
+
+	*(uint64 *) arg = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+												  SPI_tuptable->tupdesc, 1, &isnull));
+	Assert(!isnull);
+}
+
+/*
+ * Under the given snapshot or, if it is NULL, one taken now.  What it returns is
+ * for "rows" to look at.
+ */
 static uint64
 execute(const char *command, int nargs, Oid *argtypes,
-		Datum *values, const char *nulls, bool want_count)
+		Datum *values, const char *nulls,
+		Snapshot snapshot, void (*rows) (void *arg), void *arg)
 {
 	Oid			save_userid;
 	int			save_sec_context;
 	SPIPlanPtr	plan;
-	Snapshot	snapshot;
+	Snapshot	own_snapshot = NULL;
 	int			rc;
-	uint64		result;
+	uint64		processed;
 
 	/* an error resets this at the end of the (sub)transaction */
 	GetUserIdAndSecContext(&save_userid, &save_sec_context);
@@ -326,25 +425,20 @@ execute(const char *command, int nargs, Oid *argtypes,
 	if (plan == NULL)
 		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
 
-	snapshot = latest_snapshot();
+	if (snapshot == NULL)
+		snapshot = own_snapshot = latest_snapshot();
 	rc = SPI_execute_snapshot(plan, values, nulls, snapshot, InvalidSnapshot,
 							  false, true, 0);
 	if (rc < 0)
 		elog(ERROR, "SPI_execute_snapshot failed: %s", SPI_result_code_string(rc));
-	UnregisterSnapshot(snapshot);
+	if (own_snapshot != NULL)
+		UnregisterSnapshot(own_snapshot);
 
-	if (want_count)
-	{
-		bool		isnull;
-
-		result = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
-											 SPI_tuptable->tupdesc, 1, &isnull));
-		Assert(!isnull);
-	}
-	else
-		result = SPI_processed;
+	processed = SPI_processed;
+	if (rows != NULL)
+		rows(arg);
 
 	SPI_finish();
 	SetUserIdAndSecContext(save_userid, save_sec_context);
-	return result;
+	return processed;
 }
