@@ -35,6 +35,7 @@
 #include "storage/proc.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -249,6 +250,7 @@ write_counts(bool preparing)
 	int64		now = GetCurrentTimestamp();
 	TimestampTz hour = now - now % USECS_PER_HOUR;
 	int32		own_slot = -1 - (int32) (GetTopTransactionId() & 0x7fffffff);
+	Snapshot	snapshot;
 	counts_iterator iterator;
 	Count	   *count;
 
@@ -256,6 +258,8 @@ write_counts(bool preparing)
 	if (rel == NULL)
 		return;
 
+	/* whoever writes to a table that has a TOAST table must hold one */
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	indexes = CatalogOpenIndexes(rel);
 	counts_start_iterate(innermost->counts, &iterator);
 	while ((count = counts_iterate(innermost->counts, &iterator)) != NULL)
@@ -264,6 +268,7 @@ write_counts(bool preparing)
 			insert_row(rel, indexes, count, hour, own_slot);
 	}
 	CatalogCloseIndexes(indexes);
+	UnregisterSnapshot(snapshot);
 	table_close(rel, NoLock);
 }
 
