@@ -11,6 +11,8 @@ MODULE_big = optout
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 DATA = $(sort $(wildcard sql/*--*.sql))
 SHLIB_LINK = -Wl,--version-script=$(srcdir)/src/exports.map
+# what is not exported cannot be replaced, so calls within a file can be inlined
+PG_CFLAGS = -fno-semantic-interposition
 PG_CPPFLAGS = -DOPTOUT_VERSION='"$(EXTVERSION)"'
 
 # The README's examples are a test like any other, made from the README.

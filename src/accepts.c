@@ -102,6 +102,7 @@ ask(FunctionCallInfo fcinfo, Oid type, Question question, bool nobody)
 		occurred_at = PG_GETARG_TIMESTAMPTZ(2);
 
 	return question(organization,
+					type == TEXTOID ? PG_GETARG_TEXT_PP(0) :
 					ident_from_datum(type, PG_GETARG_DATUM(0)),
 					PG_ARGISNULL(2) ? NULL : &occurred_at);
 }

@@ -68,6 +68,7 @@ bool		filter_enabled = true;
  * What this backend knows of the state table's trigger; valid until a relcache
  * invalidation for the table arrives.
  */
+bool		coverage_is_full = false;
 static bool version_valid = false;
 static bool version_enabled;	/* fires always */
 static bool version_loaded;		/* the filter holds the keys */
@@ -119,6 +120,7 @@ invalidate(Datum arg pg_attribute_unused(), Oid relid)
 	if (relid == version.table || !OidIsValid(relid))
 	{
 		version_valid = false;
+		coverage_is_full = false;
 		memo_invalidate();
 	}
 }
@@ -326,30 +328,30 @@ load(void)
 }
 
 /*
- * How far filter and memo can be trusted now.  To be asked before each look-up:
- * it accepts pending invalidations, which the memo relies on, too.
+ * What coverage() says where there is more to be done.
  */
 Coverage
-coverage(void)
+coverage_check(void)
 {
 	if (!filter_enabled || RecoveryInProgress())
 		return COVERAGE_UNKNOWN;
-
-	AcceptInvalidationMessages();
-	if (unlikely(!version_valid))
+	if (!version_valid)
 		read_version();
-	if (unlikely(!version_enabled))
+	if (!version_enabled)
 		return COVERAGE_UNKNOWN;
-	if (likely(version_loaded))
-		return COVERAGE_FULL;
-	if (!shared_attach_to_read())
-		return COVERAGE_PARTIAL;
 
-	if (is_loaded())
-		version_loaded = true;
-	else
-		load();
-	return version_valid && version_enabled && version_loaded ? COVERAGE_FULL : COVERAGE_PARTIAL;
+	if (!version_loaded)
+	{
+		if (!shared_attach_to_read())
+			return COVERAGE_PARTIAL;
+		if (is_loaded())
+			version_loaded = true;
+		else
+			load();
+	}
+	/* an invalidation may have come meanwhile */
+	coverage_is_full = version_valid && version_loaded;
+	return coverage_is_full ? COVERAGE_FULL : COVERAGE_PARTIAL;
 }
 
 /*

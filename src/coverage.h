@@ -5,6 +5,8 @@
 #ifndef OPTOUT_COVERAGE_H
 #define OPTOUT_COVERAGE_H
 
+#include "utils/inval.h"
+
 typedef enum Coverage
 {
 	COVERAGE_UNKNOWN,			/* rows can arrive unseen: trust nothing but
@@ -16,8 +18,22 @@ typedef enum Coverage
 
 extern bool filter_enabled;
 
+/* nothing has happened since coverage_check() said COVERAGE_FULL */
+extern bool coverage_is_full;
+
 extern void coverage_define_settings(void);
 extern void coverage_install_hooks(void);
-extern Coverage coverage(void);
+extern Coverage coverage_check(void);
+
+/*
+ * How far filter, cache and memo can be trusted now.  To be asked before each
+ * look-up: it accepts pending invalidations, which the memo relies on, too.
+ */
+static inline Coverage
+coverage(void)
+{
+	AcceptInvalidationMessages();
+	return likely(coverage_is_full && filter_enabled) ? COVERAGE_FULL : coverage_check();
+}
 
 #endif							/* OPTOUT_COVERAGE_H */

@@ -25,7 +25,7 @@
 static char *organization_setting;
 
 /* the same as a text value; kept by the setting's assign hook */
-static text *organization_setting_text;
+text	   *organization_setting_text;
 
 static bool check_organization(char **newval, void **extra, GucSource source);
 static void assign_organization(const char *newval, void *extra);
@@ -121,15 +121,11 @@ check_ident(const char *what, text *ident)
 }
 
 /*
- * The organisation meant by an argument: NULL stands for the setting.
- * Error 22023 for what is no organisation's name.
+ * Refuse what is no organisation's name.
  */
 text *
-organization_resolve(text *organization)
+organization_check(text *organization)
 {
-	if (organization == NULL)
-		return organization_setting_text;
-
 	check_ident("organization", organization);
 	if (VARSIZE_ANY_EXHDR(organization) == 1 &&
 		*VARDATA_ANY(organization) == EVERY_ORGANIZATION[0])

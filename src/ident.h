@@ -22,11 +22,23 @@ typedef struct UserIds
 
 extern void ident_define_settings(void);
 
-extern text *organization_resolve(text *organization);
+extern text *organization_setting_text;
+
+extern text *organization_check(text *organization);
 extern text *organization_or_every(text *organization);
 extern UserIds user_ids_from_text(text *user_id);
 extern UserIds user_ids_from_array(ArrayType *array);
 extern ArrayType *user_ids_to_array(const UserIds *users);
+
+/*
+ * The organisation meant by an argument: NULL stands for the setting.
+ * Error 22023 for what is no organisation's name.
+ */
+static inline text *
+organization_resolve(text *organization)
+{
+	return organization == NULL ? organization_setting_text : organization_check(organization);
+}
 
 extern bool ident_type_supported(Oid type);
 extern text *ident_from_datum(Oid type, Datum value);

@@ -20,12 +20,10 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
-#include "storage/proc.h"
 #include "tcop/utility.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
 
-#include "compat.h"
 #include "settle.h"
 #include "state.h"
 
@@ -35,23 +33,18 @@
 
 PG_FUNCTION_INFO_V1(optout_settle);
 
-/*
- * This transaction is about to ask the filter.
- */
-void
-settle_register(void)
-{
-	static LocalTransactionId registered = InvalidLocalTransactionId;
-	ResourceOwner owner = CurrentResourceOwner;
+LocalTransactionId settle_registered = InvalidLocalTransactionId;
 
-	if (likely(registered == MyLocalTransactionId))
-		return;
+void
+settle_register_now(void)
+{
+	ResourceOwner owner = CurrentResourceOwner;
 
 	/* a subtransaction that is rolled back must not take the lock with it */
 	CurrentResourceOwner = TopTransactionResourceOwner;
 	table_close(state_open("opt_out_period", ASKING_LOCK), NoLock);
 	CurrentResourceOwner = owner;
-	registered = MyLocalTransactionId;
+	settle_registered = MyLocalTransactionId;
 }
 
 /*
