@@ -174,7 +174,7 @@ add(const UserKey *key)
 	{
 		nkeys = pg_atomic_read_u64(&shared->keys) + 1;
 		pg_atomic_write_u64(&shared->keys, nkeys);
-		if (nkeys > shared->nblocks[level] * BLOCK_KEYS && level < LEVELS - 1)
+		if (level < LEVELS - 1 && nkeys > shared->nblocks[level] * BLOCK_KEYS)
 			pg_atomic_write_u32(&shared->level, level + 1);
 	}
 }

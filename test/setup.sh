@@ -9,6 +9,9 @@
 #                               at the end, and copy the sources to $work/src
 #   build_and_install           build there and install below $work, where the
 #                               system's own directories need not be writable
+#   start_server                start a server of our own, with the settings on
+#                               standard input; it ends with the script.  Sets
+#                               $bindir, and $sock, the directory of its socket
 #   as_user COMMAND...          run a command as an unprivileged user, for
 #                               PostgreSQL refuses to run as root
 #
@@ -106,11 +109,13 @@ Install them with your package manager, for example:
 # --- workspace --------------------------------------------------------------
 
 keep_work=
+sock=
 finish() {
 	local status=$?
 	trap - EXIT
 	# the server, if there is one, ends before its directory goes
-	if declare -F stop_server >/dev/null; then stop_server || true; fi
+	if declare -F at_end >/dev/null; then at_end || true; fi
+	if [ -n "$sock" ]; then stop_server; fi
 	if [ -n "$keep_work" ]; then
 		say "Everything is kept in $work."
 	else
@@ -172,4 +177,30 @@ build_and_install() {
 	fi
 	# warnings are for whoever reads the output
 	cat "$work/build.log"
+}
+
+# --- server -----------------------------------------------------------------
+
+start_server() {
+	bindir=$("$PG_CONFIG" --bindir)
+	# a socket's path has to be short, whatever TMPDIR is
+	sock=$(mktemp -d /tmp/optout.XXXXXX)
+	[ "$(id -u)" != 0 ] || chown "$user" "$sock"
+	as_user "$bindir/initdb" -D "$work/data" -N -A trust -U postgres --no-locale -E UTF8 >"$work/initdb.log"
+	{
+		cat "$work/server.conf"
+		say "listen_addresses = ''"
+		say "unix_socket_directories = '$sock'"
+		say "fsync = off"
+		cat
+	} >>"$work/data/postgresql.conf"
+	as_user "$bindir/pg_ctl" -s -w -D "$work/data" -l "$work/server.log" start >/dev/null || {
+		cat "$work/server.log" >&2
+		die "Could not start the server."
+	}
+}
+
+stop_server() {
+	as_user "$bindir/pg_ctl" -s -m immediate -D "$work/data" stop >/dev/null 2>&1 || true
+	rm -rf "$sock"
 }
