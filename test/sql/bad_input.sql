@@ -33,7 +33,8 @@ INSERT INTO input (kind, value) VALUES
 	('1 MB', repeat('alice', 200000)), ('1 MB, two each', repeat(U&'\00fc', 500000));
 
 -- as a user's id, from being enrolled to being forgotten; how many users are
--- discarded while this one is opted out, and once they are in again
+-- discarded while this one is opted out, and once they are in again.  (No ORDER BY,
+-- which would let STABLE functions be called before VOLATILE ones.)
 CREATE FUNCTION discarded() RETURNS bigint LANGUAGE sql AS
 	$$ SELECT count(*) FROM input WHERE NOT optout.accepts(value) $$;
 CREATE TABLE answer AS
@@ -44,7 +45,7 @@ SELECT n, kind, try('SELECT optout.opt_out($1)', value) AS opt_out, NOT optout.a
 	   optout.is_opted_out(value) AS opted_out, discarded() AS in_all,
 	   try('SELECT optout.opt_in($1)', value) AS opt_in, discarded() AS still,
 	   try('SELECT optout.sign_in($1)', value) AS sign_in, try('SELECT optout.forget($1)', value) AS forget
-  FROM input ORDER BY n;
+  FROM input;
 SELECT CASE WHEN opt_in = opt_out AND sign_in = opt_out AND forget = opt_out THEN opt_out ELSE 'differ' END AS opt_out_opt_in_sign_in_forget,
 	   discarded, opted_out, in_all, still, count(*), string_agg(kind, ', ' ORDER BY n) FILTER (WHERE opt_out <> 'true') AS of
   FROM answer2 GROUP BY 1, 2, 3, 4, 5 ORDER BY min(n);
@@ -61,7 +62,7 @@ CREATE TABLE answer3 AS
 SELECT n, kind, try('SELECT optout.enroll(''u'', $1)', value) AS enroll, try('SELECT optout.opt_out(''u'', $1)', value) AS opt_out,
 	   discarded_in(),
 	   try('SELECT optout.accepts(''u'', $1)', value) AS accepts, try('SELECT optout.opt_in(''u'', $1)', value) AS opt_in
-  FROM input ORDER BY n;
+  FROM input;
 SELECT enroll, opt_out = enroll AND opt_in = enroll AND accepts = enroll AS everywhere, opt_out = 'true' AND opt_in = 'true' AND accepts = 'false' AS done,
 	   discarded_in, count(*), string_agg(kind, ', ' ORDER BY n) FILTER (WHERE opt_out <> 'true') AS of
   FROM answer3 GROUP BY 1, 2, 3, 4 ORDER BY min(n);
