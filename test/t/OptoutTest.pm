@@ -8,8 +8,9 @@ use warnings;
 use Exporter 'import';
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Test::More;
 
-our @EXPORT = qw(new_server errors_of stored);
+our @EXPORT = qw(new_server errors_of stored ingest_tables offer check_exact);
 
 # Start a server; init and settings are those of Cluster's init() and a
 # configuration file.
@@ -45,6 +46,59 @@ sub stored
 		SELECT string_agg(user_id || ' ' || phase || ' ' || n, ', ' ORDER BY user_id, phase)
 		  FROM (SELECT user_id, phase, count(*) AS n FROM $table
 				 WHERE user_id IN ('alice', 'bob') GROUP BY 1, 2) AS counts});
+}
+
+# Make what offer() needs: a guarded table, one that is filled through accepts(),
+# whose events are offered to both, and how many have been.  The candidates are
+# u1, u2 and so on.
+sub ingest_tables
+{
+	my ($node, $candidates, %params) = @_;
+
+	$node->safe_psql(
+		$params{dbname} // 'postgres', qq{
+		CREATE TABLE candidate AS SELECT 'u' || n AS user_id FROM generate_series(1, $candidates) AS n;
+		CREATE TABLE guarded (user_id text);
+		SELECT optout.guard('guarded');
+		CREATE TABLE filtered (user_id text);
+		CREATE TABLE offered (events bigint)});
+}
+
+# The statement that offers an event of each candidate to both tables, and tells
+# whose were discarded by each.
+sub offer
+{
+	return q{
+		WITH offer AS (INSERT INTO offered SELECT 2 * count(*) FROM candidate),
+			 g AS (INSERT INTO guarded SELECT user_id FROM candidate RETURNING user_id),
+			 f AS (INSERT INTO filtered SELECT user_id FROM candidate WHERE optout.accepts(user_id) RETURNING user_id)
+		SELECT coalesce(string_agg(user_id, ' ' ORDER BY user_id) FILTER (WHERE user_id NOT IN (SELECT user_id FROM g)), '-') || ' / ' ||
+			   coalesce(string_agg(user_id, ' ' ORDER BY user_id) FILTER (WHERE user_id NOT IN (SELECT user_id FROM f)), '-')
+		  FROM candidate};
+}
+
+# Exactly these of the candidates are opted out: by the list, and by what is
+# discarded on the word of the table, in a new session and in open ones.  The
+# shared filter misses nobody, and all that was offered was stored or counted.
+sub check_exact
+{
+	my ($node, $out, $what, %params) = @_;
+	my $dbname = $params{dbname} // 'postgres';
+	my $list = join(' ', sort @$out) || '-';
+	my $open = 0;
+
+	is( $node->safe_psql($dbname,
+			q{SELECT coalesce(string_agg(user_id, ' ' ORDER BY user_id), '-') FROM optout.opt_out_list JOIN candidate USING (user_id)}),
+		$list, "$what: list");
+	is($node->safe_psql($dbname, 'SET optout.filter = off; ' . offer()), "$list / $list", "$what: table");
+	is($node->safe_psql($dbname, offer()), "$list / $list", "$what: new session");
+	is($_->query(offer()), "$list / $list", "$what: open session " . ++$open)
+	  for @{ $params{sessions} // [] };
+	is( $node->safe_psql($dbname, q{
+			SELECT optout.verify(),
+				   (SELECT sum(events) FROM offered) - (SELECT count(*) FROM guarded) - (SELECT count(*) FROM filtered)
+				   - (SELECT coalesce(sum(discarded), 0) FROM optout.discards)}),
+		'0|0', "$what: filter and ledger are exact");
 }
 
 package OptoutTest::Session;
