@@ -19,7 +19,8 @@ sub new_server
 	my ($name, $init, $settings) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
 
-	$node->init(%{ $init // {} }, extra => [ '--encoding=UTF8', '--locale=C' ]);
+	$node->init(%{ $init // {} },
+		extra => [ '--encoding=UTF8', '--locale=C', @{ ($init // {})->{extra} // [] } ]);
 	$node->append_conf('postgresql.conf', $settings) if defined $settings;
 	$node->start;
 	return $node;
@@ -88,7 +89,8 @@ sub check_exact
 	my $open = 0;
 
 	is( $node->safe_psql($dbname,
-			q{SELECT coalesce(string_agg(user_id, ' ' ORDER BY user_id), '-') FROM optout.opt_out_list JOIN candidate USING (user_id)}),
+			q{SELECT coalesce(string_agg(user_id, ' ' ORDER BY user_id), '-') FROM optout.opt_out_list JOIN candidate USING (user_id)
+			   WHERE organization = 'default'}),
 		$list, "$what: list");
 	is($node->safe_psql($dbname, 'SET optout.filter = off; ' . offer()), "$list / $list", "$what: table");
 	is($node->safe_psql($dbname, offer()), "$list / $list", "$what: new session");
