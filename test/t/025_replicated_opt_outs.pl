@@ -168,10 +168,8 @@ for my $streaming ('off', 'on', $parallel_apply ? 'parallel' : ())
 	  or die 'apply worker is still there';
 	isnt(apply_worker(), $pid, "$what: another apply worker");
 	wait_for_rounds();
-	$publisher->safe_psql('postgres', "COMMIT PREPARED 'prepared'");
-	wait_for_rounds();
 
-	# those who ingest stop and the server crashes, while changes go on
+	# the server crashes, while changes go on
 	if ($streaming ne 'off')
 	{
 		$subscriber->stop('immediate');
@@ -182,6 +180,8 @@ for my $streaming ('off', 'on', $parallel_apply ? 'parallel' : ())
 		start_ingest();
 		wait_for_rounds();
 	}
+	$publisher->safe_psql('postgres', "COMMIT PREPARED 'prepared'");
+	wait_for_rounds();
 
 	$_->safe_psql('postgres', 'INSERT INTO stop DEFAULT VALUES') for $publisher, $subscriber;
 	for my $session (@ingesting, $administrator)

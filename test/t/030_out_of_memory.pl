@@ -14,47 +14,92 @@ plan skip_all => 'no /proc' unless -r "/proc/$$/status";
 # More users than the memo may read all at once, so that it grows one by one.
 my $users = 20000;
 my $node = new_server('main', {},
-	"shared_preload_libraries = 'optout'\nautovacuum = off\nmax_connections = 20\n"
-	  . "work_mem = '512kB'\nhash_mem_multiplier = 2\n");
+	"shared_preload_libraries = 'optout'\nautovacuum = off\nwork_mem = '512kB'\nhash_mem_multiplier = 2\n");
 $node->safe_psql('postgres', qq{
 	CREATE EXTENSION optout;
 	SELECT optout.enroll(array_agg('p' || n)) FROM generate_series(1, $users) AS n;
 	SELECT optout.opt_out(array_agg('p' || n)) FROM generate_series(1, $users) AS n;
+	SELECT optout.enroll(array_agg('q' || n)) FROM generate_series(1, $users) AS n;
 	ANALYZE optout.opt_out_period});
 
 my $session = OptoutTest::Session->new($node);
 my $pid = $session->pid;
-my $ask = sub { my ($from, $to) = @_;
-	return "SELECT count(*) FROM generate_series($from, $to) AS n WHERE optout.accepts('p' || n)"; };
 
-sub limit
+# Execute with so many kB more than the session has now.  Returns what it reports.
+sub run_with
 {
-	my ($bytes) = @_;
+	my ($kb, $sql) = @_;
+	my ($now) = slurp_file("/proc/$pid/status") =~ /^VmSize:\s+(\d+) kB/m;
 
-	system_or_bail('prlimit', '--pid', $pid, "--as=$bytes:");
-}
-
-my $failed = 0;
-my $asked = 0;
-is($session->query($ask->(1, 1000)), '0', 'memo begun');
-$asked = 1000;
-while ($asked < 16000)
-{
-	my ($kb) = slurp_file("/proc/$pid/status") =~ /^VmSize:\s+(\d+) kB/m;
-
-	limit($kb * 1024 + 300000);
-	$session->begin($ask->($asked + 1, $asked + 500));
+	system_or_bail('prlimit', '--pid', $pid, '--as=' . ($now + $kb) * 1024 . ':');
+	$session->begin($sql);
 	my ($out, $err) = $session->finish;
-	limit('unlimited');
-	if ($err =~ /ERROR:  53200/)
-	{
-		$failed++;
-		is($session->query($ask->(1, 16000)), '0', "after out of memory at $asked");
-		is($session->query("SELECT count(*) FROM generate_series(1, 16000) AS n WHERE optout.accepts('q' || n)"), '16000', "after out of memory at $asked: others");
-	}
-	else { is($err, '', "no error") if $err ne ''; }
-	$asked += 500;
+	system_or_bail('prlimit', '--pid', $pid, '--as=unlimited:');
+	return $err;
 }
-cmp_ok($failed, '>', 0, 'ran out of memory');
+
+# How many of the first users of these names are accepted.
+sub accepted
+{
+	my ($name, $from, $to) = @_;
+
+	return "SELECT count(*) FROM generate_series($from, $to) AS n WHERE optout.accepts('$name' || n)";
+}
+
+#
+# Who asks, as the memo grows.
+#
+my $failed = 0;
+for (my $asked = 0; $asked < 16000; $asked += 500)
+{
+	my $err = run_with(300, accepted('p', $asked + 1, $asked + 500));
+
+	next if $err eq '';
+	$failed++;
+	like($err, qr/ERROR:  53200: out of memory/, "asking for $asked");
+	is($session->query(accepted('p', 1, 16000)), '0', "after asking for $asked: opted out");
+	is($session->query(accepted('q', 1, 16000)), '16000', "after asking for $asked: others");
+}
+cmp_ok($failed, '>', 0, 'asking ran out of memory');
+
+#
+# Who administers: all users or none.
+#
+my $list = q{SELECT count(*) FROM optout.opt_out_list WHERE user_id LIKE 'q%'};
+my %done = (opt_out => $users, opt_in => 0);
+for my $function ('opt_out', 'opt_in')
+{
+	# memory that a session has used before it has for good
+	$session->quit;
+	$session = OptoutTest::Session->new($node);
+	$pid = $session->pid;
+	$failed = 0;
+	for (my $kb = 256; ; $kb *= 2)
+	{
+		my $before = $node->safe_psql('postgres', $list);
+		my $err = run_with($kb, "SELECT optout.$function(ARRAY(SELECT 'q' || n FROM generate_series(1, $users) AS n))");
+
+		if ($err eq '')
+		{
+			is($node->safe_psql('postgres', $list), $done{$function}, "$function with $kb kB: all");
+			last;
+		}
+		$failed++;
+		like($err, qr/ERROR:  53200: out of memory/, "$function with $kb kB");
+		is($node->safe_psql('postgres', $list), $before, "$function with $kb kB: none");
+		for my $asked (1, 500)
+		{
+			is($session->query(accepted('q', 1, $asked)), $before ? 0 : $asked, "$function with $kb kB: $asked asked");
+		}
+		is($session->query(accepted('p', 1, 500)), '0', "$function with $kb kB: the others");
+		is($node->safe_psql('postgres', 'SELECT optout.verify()'), '0', "$function with $kb kB: verify");
+	}
+	cmp_ok($failed, '>', 0, "$function ran out of memory");
+}
+is($session->query(accepted('q', 1, $users)), $users, 'all in again');
 is($node->safe_psql('postgres', 'SELECT optout.verify()'), '0', 'verify');
+
+$session->quit;
+unlike(slurp_file($node->logfile), qr/PANIC|terminated by signal/, 'no crash');
+$node->stop;
 done_testing();
