@@ -122,9 +122,13 @@ sub check_same
 	is($publisher->safe_psql('postgres', 'SELECT optout.verify()'), '0', "$what: publisher");
 }
 
+my $prepared = 'u90';
 for my $streaming ('off', 'on', $parallel_apply ? 'parallel' : ())
 {
 	my $what = "streaming $streaming";
+
+	# somebody whom the filter has never seen
+	$prepared++;
 	my $administrator = OptoutTest::Session->new($publisher);
 	my $warm = OptoutTest::Session->new($subscriber);
 
@@ -155,7 +159,7 @@ for my $streaming ('off', 'on', $parallel_apply ? 'parallel' : ())
 		SELECT optout.opt_out('u98');
 		SELECT optout.opt_out(array_agg('u' || n)) $many;
 		ROLLBACK TO s;
-		SELECT optout.opt_out('u97');
+		SELECT optout.opt_out('$prepared');
 		SELECT optout.opt_out(array_agg('u' || n)) $many;
 		PREPARE TRANSACTION 'prepared'});
 	wait_for_rounds();
@@ -175,9 +179,9 @@ for my $streaming ('off', 'on', $parallel_apply ? 'parallel' : ())
 		$subscriber->stop('immediate');
 		$_->quit for $warm, splice @ingesting;
 		$subscriber->start;
+		start_ingest();
 		$warm = OptoutTest::Session->new($subscriber);
 		$warm->query(offer());
-		start_ingest();
 		wait_for_rounds();
 	}
 	$publisher->safe_psql('postgres', "COMMIT PREPARED 'prepared'");
