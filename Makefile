@@ -3,6 +3,7 @@
 #   make demo        see it work, on a throw-away server; installs what is missing
 #   make test        run every test, likewise
 #   make bench       time it beside other ways to do the same
+#   make soak        look for leaks for MINUTES=5 or longer
 #   make, make install, make installcheck   as with any PGXS extension
 
 EXTENSION = optout
@@ -55,4 +56,8 @@ bench:
 bench-large:
 	@test/bench/run large
 
-.PHONY: all install installcheck clean demo test bench bench-large
+# the leak hunt of "make test", for longer
+soak:
+	@test/soak/run
+
+.PHONY: all install installcheck clean demo test bench bench-large soak

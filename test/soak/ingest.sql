@@ -1,0 +1,2 @@
+-- A batch by a statement of its own.
+SELECT soak.ingest();

@@ -1,0 +1,220 @@
+-- What the leak hunt keeps in the database; test/soak/hunt runs it once.
+--
+-- Events carry two clocks: "sent", taken before the filter is asked, and
+-- "finished", taken after it has answered.  Calls of administrators carry two as
+-- well: "begun", taken before, and "acknowledged", taken after their commit has
+-- returned.  All are of one machine, and nobody may set it back meanwhile.
+
+CREATE EXTENSION IF NOT EXISTS optout;
+CREATE SCHEMA soak;
+
+----------------------------------------------------------------------
+-- Administrators
+----------------------------------------------------------------------
+
+-- One row for each user of a call.  Written before the call, so that none is
+-- missing whatever becomes of it; acknowledged after its commit.
+CREATE TABLE soak.action (
+	action bigint NOT NULL,
+	organization text NOT NULL,
+	user_id text NOT NULL,
+	opts_out boolean NOT NULL,
+	begun timestamptz NOT NULL,
+	acknowledged timestamptz
+);
+CREATE INDEX ON soak.action (action);
+CREATE SEQUENCE soak.next_action;
+
+-- Returns what to acknowledge later, and which function is to be called now.
+CREATE FUNCTION soak.intend(opts_out boolean, organization text, user_ids text[],
+							OUT action bigint, OUT call text)
+LANGUAGE plpgsql AS $$
+BEGIN
+	action := nextval('soak.next_action');
+	call := CASE WHEN opts_out THEN 'opt_out' ELSE 'opt_in' END;
+	INSERT INTO soak.action
+	SELECT intend.action, intend.organization, user_id, intend.opts_out, clock_timestamp()
+	  FROM unnest(user_ids) AS user_id;
+END $$;
+
+CREATE FUNCTION soak.acknowledge(action bigint) RETURNS void
+LANGUAGE sql AS $$
+	UPDATE soak.action a SET acknowledged = clock_timestamp() WHERE a.action = acknowledge.action
+$$;
+
+-- The call was rolled back: there has been none.
+CREATE FUNCTION soak.take_back(action bigint) RETURNS void
+LANGUAGE sql AS $$
+	DELETE FROM soak.action a WHERE a.action = take_back.action
+$$;
+
+-- Users who have never been opted out before: they have another name in each
+-- fiftieth of a second, so that nobody needs to tell anybody.
+CREATE FUNCTION soak.newcomer() RETURNS text
+LANGUAGE sql AS $$
+	SELECT 'n' || floor(extract(epoch FROM clock_timestamp()) * 50)::bigint
+$$;
+
+-- "u" users belong to one administrator each, who may change them in long
+-- transactions; "c" users are everybody's; "r" users those of disturb_trigger.sql;
+-- "out" is always opted out.  "kept", who never is, need not be enrolled.
+CREATE TABLE soak.member (user_id text);
+INSERT INTO soak.member
+SELECT 'u' || n FROM generate_series(0, :users - 1) n
+UNION ALL
+SELECT unnest('{c0,c1,c2,c3,r0,r1,r2,r3,out}'::text[]);
+SELECT optout.enroll('out', organization), optout.opt_out('out', organization)
+  FROM unnest('{org0,org1}'::text[]) AS organization;
+
+----------------------------------------------------------------------
+-- Ingest
+----------------------------------------------------------------------
+
+-- Each event that the filter was asked about, by the very transaction that
+-- asked: so what is rolled back was never offered.  The last event of a batch is
+-- one of a user who is never opted out.
+CREATE SEQUENCE soak.next_event;
+CREATE TABLE soak.offered (
+	event bigint PRIMARY KEY DEFAULT nextval('soak.next_event'),
+	batch bigint NOT NULL,		-- its first event
+	path text NOT NULL,
+	by_time boolean NOT NULL,	-- the filter is told when the event was sent
+	organization text NOT NULL,
+	user_id text NOT NULL,
+	sent timestamptz NOT NULL,
+	expected boolean			-- to be stored, if the transaction knows
+);
+
+-- The clock after the filter's answer.  A stored generated column is computed
+-- after WHERE and BEFORE triggers.  Were its function volatile, COPY would leave
+-- its multi-row path; were it without an argument, it would be called once.
+CREATE FUNCTION soak.clock_after(timestamptz) RETURNS timestamptz
+LANGUAGE internal IMMUTABLE PARALLEL SAFE AS 'clock_timestamp';
+
+CREATE TABLE soak.event (
+	event bigint,
+	organization text,
+	user_id text,
+	sent timestamptz,
+	padding text,
+	finished timestamptz GENERATED ALWAYS AS (soak.clock_after(sent)) STORED
+);
+CREATE TABLE soak.guarded (LIKE soak.event INCLUDING GENERATED);
+CREATE TABLE soak.guarded_by_time (LIKE soak.event INCLUDING GENERATED);
+SELECT optout.guard('soak.guarded', organization => 'organization'),
+	   optout.guard('soak.guarded_by_time', organization => 'organization', occurred_at => 'sent');
+
+-- Ways into these tables; feed has the same four for COPY.
+CREATE TABLE soak.path (path text, target regclass, condition text, by_time boolean);
+INSERT INTO soak.path VALUES
+	('WHERE', 'soak.event', 'WHERE optout.accepts(user_id, organization)', false),
+	('WHERE, by time', 'soak.event', 'WHERE optout.accepts(user_id, organization, sent)', true),
+	('guard', 'soak.guarded', '', false),
+	('guard, by time', 'soak.guarded_by_time', '', true);
+
+-- The users of one batch.
+CREATE VIEW soak.pick AS
+SELECT 'org' || floor(random() * 2) AS organization,
+	   CASE WHEN n % 10 = 0 THEN 'kept'
+			WHEN n % 10 <= 2 THEN soak.newcomer()
+			WHEN n % 10 = 3 THEN 'c' || floor(random() * 4)
+			WHEN n % 10 = 4 THEN 'r' || floor(random() * 4)
+			ELSE 'u' || floor(random() * :users)
+	   END AS user_id
+  FROM generate_series(1, 40) n;
+
+-- Offer a batch.  Each row goes all the way before the next one is made.
+CREATE FUNCTION soak.ingest(how text DEFAULT 'INSERT') RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+	way soak.path;
+BEGIN
+	SELECT * INTO way FROM soak.path ORDER BY random() LIMIT 1;
+	EXECUTE format('
+		WITH offer AS (
+			INSERT INTO soak.offered (batch, path, by_time, organization, user_id, sent)
+			SELECT $1, $2, $3, organization, user_id, clock_timestamp() FROM soak.pick
+			RETURNING *
+		)
+		INSERT INTO %s (event, organization, user_id, sent)
+		SELECT event, organization, user_id, sent FROM offer %s', way.target, way.condition)
+	USING nextval('soak.next_event'),
+		format('%s, %s, %s', how, current_setting('transaction_isolation'), way.path), way.by_time;
+END $$;
+
+-- The same several times, of which some fail.
+CREATE FUNCTION soak.ingest_and_fail() RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+	FOR attempt IN 1 .. 4 LOOP
+		BEGIN
+			PERFORM soak.ingest('exception block');
+			BEGIN
+				PERFORM soak.ingest('exception block');
+				IF random() < 0.5 THEN
+					RAISE EXCEPTION 'inner';
+				END IF;
+			EXCEPTION WHEN raise_exception THEN
+				NULL;
+			END;
+			IF random() < 0.3 THEN
+				RAISE EXCEPTION 'outer';
+			END IF;
+		EXCEPTION WHEN raise_exception THEN
+			NULL;
+		END;
+	END LOOP;
+END $$;
+
+-- Offer one event of a user whom this transaction has opted out or in itself.
+CREATE FUNCTION soak.ingest_own(organization text, user_id text, expected boolean) RETURNS void
+LANGUAGE sql AS $$
+	WITH offer AS (
+		INSERT INTO soak.offered (batch, path, by_time, organization, user_id, sent, expected)
+		VALUES (nextval('soak.next_event'), 'own change', false, $1, $2, clock_timestamp(), $3)
+		RETURNING *
+	)
+	INSERT INTO soak.event (event, organization, user_id, sent)
+	SELECT o.event, o.organization, o.user_id, o.sent FROM offer o
+	 WHERE optout.accepts(o.user_id, o.organization);
+$$;
+
+----------------------------------------------------------------------
+-- Erasure
+----------------------------------------------------------------------
+
+-- What was stored of users before they were opted out, settled and erased; and
+-- when that was done.
+CREATE TABLE soak.erased_event (event bigint, organization text, user_id text, sent timestamptz, finished timestamptz);
+CREATE TABLE soak.erasure (organization text, user_id text, done timestamptz);
+
+CREATE FUNCTION soak.erase(organization text, user_id text) RETURNS void
+LANGUAGE sql AS $$
+	WITH a AS (DELETE FROM soak.event e WHERE (e.organization, e.user_id) = ($1, $2) RETURNING *),
+	b AS (DELETE FROM soak.guarded e WHERE (e.organization, e.user_id) = ($1, $2) RETURNING *),
+	c AS (DELETE FROM soak.guarded_by_time e WHERE (e.organization, e.user_id) = ($1, $2) RETURNING *)
+	INSERT INTO soak.erased_event
+	SELECT e.event, e.organization, e.user_id, e.sent, e.finished
+	  FROM (SELECT * FROM a UNION ALL SELECT * FROM b UNION ALL SELECT * FROM c) AS e
+$$;
+
+CREATE VIEW soak.present AS
+SELECT event, organization, user_id, sent, finished FROM soak.event
+UNION ALL
+SELECT event, organization, user_id, sent, finished FROM soak.guarded
+UNION ALL
+SELECT event, organization, user_id, sent, finished FROM soak.guarded_by_time;
+
+CREATE VIEW soak.stored AS
+SELECT * FROM soak.present
+UNION ALL
+SELECT * FROM soak.erased_event;
+
+----------------------------------------------------------------------
+-- Rounds
+----------------------------------------------------------------------
+
+CREATE TABLE soak.round (began timestamptz);
+
+-- What earlier rounds have offered and stored, for the ledger goes on.
+CREATE TABLE soak.earlier (organization text, offered bigint, stored bigint);
