@@ -77,6 +77,7 @@ typedef struct Level
 	int			nesting;
 	MemoryContext context;
 	counts_hash *counts;
+	bool		broken;			/* ran out of memory within merge() */
 } Level;
 
 /* the innermost that has discarded something */
@@ -86,6 +87,7 @@ static int	planning = 0;
 static planner_hook_type prev_planner_hook = NULL;
 
 static Level *current_level(void);
+static void check_level(const Level *level);
 static void add(Level *level, text *organization, int64 discarded);
 static void merge(void);
 static void write_counts(bool preparing);
@@ -128,7 +130,8 @@ ledger_count(text *organization)
 {
 	if (XactReadOnly || IsInParallelMode() || planning > 0)
 		return;
-	add(current_level(), organization, 1);
+	check_level(current_level());
+	add(innermost, organization, 1);
 }
 
 /*
@@ -150,17 +153,33 @@ current_level(void)
 		level->nesting = nesting;
 		level->counts = counts_create(context, 8, NULL);
 		level->up = innermost;
+		level->broken = false;
 		innermost = level;
 	}
 	return innermost;
 }
 
+/*
+ * Counts that are not exact must not be used.
+ */
+static void
+check_level(const Level *level)
+{
+	if (level->broken)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("discarded events could not be counted"),
+				 errdetail("There was no memory to count those of a subtransaction."),
+				 errhint("Roll back the transaction.")));
+}
+
 static void
 add(Level *level, text *organization, int64 discarded)
 {
-	Count	   *count = counts_lookup(level->counts, organization);
+	Count	   *count;
 	bool		found;
 
+	count = counts_lookup(level->counts, organization);
 	if (count == NULL)
 	{
 		Size		size = VARSIZE_ANY(organization);
@@ -183,9 +202,13 @@ merge(void)
 	counts_iterator iterator;
 	Count	   *count;
 
+	check_level(from);
+	check_level(from->up);
+	from->up->broken = true;
 	counts_start_iterate(from->counts, &iterator);
 	while ((count = counts_iterate(from->counts, &iterator)) != NULL)
 		add(from->up, count->organization, count->discarded);
+	from->up->broken = false;
 	innermost = from->up;
 	MemoryContextDelete(from->context);
 }
@@ -257,6 +280,7 @@ write_counts(bool preparing)
 	/* the extension has been dropped by this very transaction */
 	if (rel == NULL)
 		return;
+	check_level(innermost);
 
 	/* whoever writes to a table that has a TOAST table must hold one */
 	snapshot = RegisterSnapshot(GetLatestSnapshot());

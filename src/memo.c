@@ -229,10 +229,13 @@ memo_covers(const UserKey *key, text *organization, text *user_id,
 		empty(0);
 		return covered;
 	}
+	/* running out of memory here leaves a hash table that must not be used */
+	memo_generation = 0;
 	entry = memo_insert(memo, *key, &found);
 	entry->closed = periods.closed;
 	entry->nclosed = periods.nclosed;
 	entry->open = periods.open;
+	memo_generation = generation;
 
 	/* an estimate costs something, too */
 	if (++memo_lookups % 256 == 0)

@@ -218,11 +218,10 @@ attach(void)
 
 	if (shared != NULL)
 		return;
-	shared = GetNamedDSMSegment("optout", sizeof(Shared), init_shared, &found);
-	LWLockRegisterTranche(shared->tranche, "optout");
-
 	/* keys have been made with another secret until now */
 	memo_invalidate();
+	shared = GetNamedDSMSegment("optout", sizeof(Shared), init_shared, &found);
+	LWLockRegisterTranche(shared->tranche, "optout");
 }
 
 /*

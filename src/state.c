@@ -105,7 +105,12 @@ state_relid(const char *relname)
 Relation
 state_open(const char *table, LOCKMODE lockmode)
 {
-	return table_open(state_relid(table), lockmode);
+	Relation	rel;
+
+	/* whoever had it locked may have dropped it, and made another */
+	while ((rel = try_table_open(state_relid(table), lockmode)) == NULL)
+		CHECK_FOR_INTERRUPTS();
+	return rel;
 }
 
 /*
