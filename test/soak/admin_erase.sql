@@ -1,11 +1,16 @@
--- Opt out a user and erase what was stored of them: the recipe of the README.
+-- Opt out a user and erase what was stored of them, as README.md tells to; then
+-- opt them in again.
 \set o random(0, 1)
-\set u random(0, :users / :admins - 1) * :admins + :client_id
-\set ms random(0, 4)
-SELECT * FROM soak.intend(true, 'org' || :o, ARRAY['u' || :u]) \gset
-SELECT optout.opt_out('u' || :u, 'org' || :o);
+\set e random(0, 1) * 2 + :client_id
+\set ms random(0, 100)
+SELECT * FROM soak.intend(true, 'org' || :o, ARRAY['e' || :e]) \gset
+SELECT optout.opt_out('e' || :e, 'org' || :o);
 SELECT soak.acknowledge(:action);
 CALL optout.settle();
-SELECT soak.erase('org' || :o, 'u' || :u);
-INSERT INTO soak.erasure VALUES ('org' || :o, 'u' || :u, clock_timestamp());
+SELECT soak.erase('org' || :o, 'e' || :e);
+INSERT INTO soak.erasure VALUES ('org' || :o, 'e' || :e, clock_timestamp());
+\sleep :ms ms
+SELECT * FROM soak.intend(false, 'org' || :o, ARRAY['e' || :e]) \gset
+SELECT optout.opt_in('e' || :e, 'org' || :o);
+SELECT soak.acknowledge(:action);
 \sleep :ms ms

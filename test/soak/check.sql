@@ -4,30 +4,37 @@
 -- A user is known to be opted out from the acknowledgement of an opt-out until
 -- the first opt-in that may have come after it has begun, that is, one that was
 -- not acknowledged before the opt-out was begun.  The same the other way round.
+-- All that twice: what administrators had acknowledged, and with what could be
+-- seen in views even before.
+
+ANALYZE soak.action, soak.offered, soak.event, soak.guarded, soak.guarded_by_time, soak.erased_event;
 
 CREATE TEMP TABLE action AS
-SELECT organization, user_id, opts_out, begun, COALESCE(acknowledged, 'infinity') AS acknowledged
+SELECT action = 0 AS witnessed, organization, user_id, opts_out, begun,
+	   COALESCE(acknowledged, 'infinity') AS acknowledged
   FROM soak.action
 UNION ALL
 -- nobody is opted out to begin with
-SELECT DISTINCT organization, user_id, false, '-infinity'::timestamptz, '-infinity'::timestamptz
+SELECT DISTINCT false, organization, user_id, false, '-infinity'::timestamptz, '-infinity'::timestamptz
   FROM soak.offered;
-CREATE INDEX ON action (organization, user_id, opts_out, acknowledged);
+CREATE INDEX ON action (organization, user_id, opts_out, acknowledged) WHERE NOT witnessed;
 ANALYZE action;
 
 CREATE TEMP TABLE known AS
-SELECT organization, user_id, opts_out, lower(span) AS since, upper(span) AS until
-  FROM (SELECT a.organization, a.user_id, a.opts_out,
+SELECT views, organization, user_id, opts_out, lower(span) AS since, upper(span) AS until
+  FROM (SELECT views, a.organization, a.user_id, a.opts_out,
 			   unnest(range_agg(tstzrange(a.acknowledged, o.begun, '()'))) AS span
 		  FROM action a
 			   CROSS JOIN LATERAL (
 				SELECT COALESCE(min(o.begun), 'infinity') AS begun
 				  FROM action o
 				 WHERE (o.organization, o.user_id) = (a.organization, a.user_id)
-				   AND o.opts_out <> a.opts_out AND o.acknowledged >= a.begun) AS o
+				   AND o.opts_out <> a.opts_out AND o.acknowledged >= a.begun
+				   AND NOT o.witnessed) AS o
+			   JOIN (VALUES (false), (true)) AS v (views) ON views OR NOT a.witnessed
 		 WHERE a.acknowledged < o.begun
-		 GROUP BY a.organization, a.user_id, a.opts_out) AS s;
-CREATE INDEX ON known (organization, user_id, since);
+		 GROUP BY views, a.organization, a.user_id, a.opts_out) AS s;
+CREATE INDEX ON known (views, organization, user_id, since);
 ANALYZE known;
 
 -- The filter was asked after "sent" and before "decided": events of a batch are
@@ -41,49 +48,56 @@ SELECT o.*, s.event IS NOT NULL AS stored,
 -- Where the filter is told the time, a user who was opted out then may have been
 -- opted in since.
 CREATE TEMP TABLE judged AS
-SELECT e.*,
+SELECT v.views, e.*,
 	   k.opts_out AND CASE WHEN e.by_time THEN e.sent ELSE e.decided END < k.until AS must_go,
 	   NOT k.opts_out AND e.decided < k.until AS must_stay
   FROM event e
+	   CROSS JOIN (VALUES (false), (true)) AS v (views)
 	   LEFT JOIN LATERAL (
 		SELECT * FROM known k
-		 WHERE (k.organization, k.user_id) = (e.organization, e.user_id) AND k.since < e.sent
+		 WHERE (k.views, k.organization, k.user_id) = (v.views, e.organization, e.user_id)
+		   AND k.since < e.sent
 		 ORDER BY k.since DESC
 		 LIMIT 1) AS k ON true;
 
 SELECT path, count(*) AS offered, count(*) FILTER (WHERE stored) AS stored,
 	   count(*) FILTER (WHERE must_go) AS must_go, count(*) FILTER (WHERE must_stay) AS must_stay
   FROM judged
+ WHERE NOT views
  GROUP BY path
  ORDER BY path;
 
-SELECT count(*) FILTER (WHERE opts_out) AS opt_outs, count(*) FILTER (WHERE NOT opts_out) AS opt_ins,
-	   (SELECT count(*) FROM soak.action WHERE action = 0) AS witnessed,
+SELECT count(*) FILTER (WHERE opts_out AND action <> 0) AS opt_outs,
+	   count(*) FILTER (WHERE NOT opts_out AND action <> 0) AS opt_ins,
+	   count(*) FILTER (WHERE action = 0) AS witnessed,
 	   (SELECT count(*) FROM soak.erasure) AS erasures
-  FROM soak.action
- WHERE action <> 0;
+  FROM soak.action;
 
 CREATE TEMP TABLE broken (rule text, what text, times bigint, after interval);
 
 INSERT INTO broken
-SELECT 'an event of a user known to be opted out was stored', path, count(*), min(sent) - began
-  FROM judged, soak.round
- WHERE stored AND must_go
- GROUP BY path, began
-UNION ALL
-SELECT 'an event of a user known not to be opted out was discarded', path, count(*), min(sent) - began
-  FROM judged, soak.round
- WHERE NOT stored AND must_stay
- GROUP BY path, began
+SELECT format('an event was %s after an opt-%s %s',
+			  CASE WHEN stored THEN 'stored' ELSE 'discarded' END,
+			  CASE WHEN stored THEN 'out' ELSE 'in' END,
+			  CASE WHEN views THEN 'could be seen' ELSE 'was acknowledged' END),
+	   path, count(*), min(sent) - began
+  FROM (SELECT DISTINCT ON (event) *
+		  FROM judged
+		 WHERE CASE WHEN stored THEN must_go ELSE must_stay END
+		 ORDER BY event, views) AS j, soak.round
+ GROUP BY stored, views, path, began
 UNION ALL
 SELECT 'an event does not follow its own transaction''s change', path, count(*), min(sent) - began
-  FROM judged, soak.round
+  FROM event, soak.round
  WHERE stored <> expected
  GROUP BY path, began
 UNION ALL
 SELECT 'an event was stored that nobody had offered, or twice', NULL, count(*), min(s.sent) - began
-  FROM (SELECT event, min(sent) AS sent, count(*) AS times FROM soak.stored GROUP BY event) AS s, soak.round
- WHERE s.times > 1 OR NOT EXISTS (SELECT FROM soak.offered o WHERE o.event = s.event)
+  FROM (SELECT min(s.sent) AS sent
+		  FROM soak.stored s
+			   LEFT JOIN soak.offered o USING (event)
+		 GROUP BY event
+		HAVING count(*) > 1 OR count(o.batch) = 0) AS s, soak.round
  GROUP BY began;
 
 -- What was let through before an opt-out cannot come after settle().  So until
@@ -115,7 +129,7 @@ SELECT 'the ledger is wrong', format('%s: offered %s, stored %s, ledger %s', org
 INSERT INTO broken
 SELECT 'the list is not what was acknowledged', format('%s of %s', user_id, organization), 1, NULL
   FROM known k
- WHERE k.until = 'infinity'
+ WHERE NOT k.views AND k.until = 'infinity'
    AND k.opts_out <> EXISTS (SELECT FROM optout.opt_out_list l
 							  WHERE (l.organization, l.user_id) = (k.organization, k.user_id));
 
@@ -132,7 +146,7 @@ SELECT 'a call was not acknowledged', NULL, count(*), min(begun) - began
  GROUP BY began;
 INSERT INTO broken
 SELECT 'the round has proved nothing', NULL, 1, NULL
- WHERE NOT (SELECT bool_or(must_go) AND bool_or(must_stay) FROM judged);
+ WHERE NOT (SELECT bool_or(must_go) AND bool_or(must_stay) FROM judged WHERE NOT views);
 
 \pset footer off
 SELECT count(*) > 0 AS any_broken FROM broken \gset

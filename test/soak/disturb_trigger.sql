@@ -1,11 +1,11 @@
 -- Opt out or in a user while the state table's trigger is disabled.
 \set o random(0, 1)
 \set opts_out random(0, 1)
-\set r random(0, 3)
-SELECT * FROM soak.intend(:opts_out = 1, 'org' || :o, ARRAY['r' || :r]) \gset
+\set t random(0, 3)
+SELECT * FROM soak.intend(:opts_out = 1, 'org' || :o, ARRAY['t' || :t]) \gset
 BEGIN;
 ALTER TABLE optout.opt_out_period DISABLE TRIGGER optout_filter;
-SELECT optout.:call('r' || :r, 'org' || :o);
+SELECT optout.:call('t' || :t, 'org' || :o);
 ALTER TABLE optout.opt_out_period ENABLE ALWAYS TRIGGER optout_filter;
 COMMIT;
 SELECT soak.acknowledge(:action);

@@ -56,15 +56,16 @@ LANGUAGE sql AS $$
 $$;
 
 -- "u" users belong to one administrator each, who may change them in long
--- transactions; "c" users are everybody's; "r" users those of disturb_trigger.sql;
--- "out" is always opted out.  "kept", who never is, need not be enrolled.
+-- transactions; "c" users are everybody's; "e" users those of admin_erase.sql,
+-- "t" users those of disturb_trigger.sql; "out" is always opted out.  "kept", who
+-- never is, need not be enrolled.
 CREATE TABLE soak.member (user_id text);
 INSERT INTO soak.member
 SELECT 'u' || n FROM generate_series(0, :users - 1) n
 UNION ALL
-SELECT unnest('{c0,c1,c2,c3,r0,r1,r2,r3,out}'::text[]);
-SELECT optout.enroll('out', organization), optout.opt_out('out', organization)
-  FROM unnest('{org0,org1}'::text[]) AS organization;
+SELECT unnest('{c0,c1,c2,c3,e0,e1,e2,e3,t0,t1,t2,t3,out}'::text[]);
+SELECT optout.enroll('out', 'org0'), optout.enroll('out', 'org1');
+SELECT optout.opt_out('out', 'org0'), optout.opt_out('out', 'org1');
 
 ----------------------------------------------------------------------
 -- Ingest
@@ -112,16 +113,21 @@ INSERT INTO soak.path VALUES
 	('guard', 'soak.guarded', '', false),
 	('guard, by time', 'soak.guarded_by_time', '', true);
 
--- The users of one batch.
+-- The users of one batch: all sorts, or the same few again and again, of whom a
+-- session knows everything soon.  Some batches take their time.
 CREATE VIEW soak.pick AS
+WITH batch AS MATERIALIZED (
+	SELECT random() < 0.5 AS few, random() < 0.3 AS slow, floor(random() * :users)::integer AS first
+)
 SELECT 'org' || floor(random() * 2) AS organization,
+	   CASE WHEN slow THEN pg_sleep(0.002)::text ELSE '' END ||
 	   CASE WHEN n % 10 = 0 THEN 'kept'
+			WHEN few THEN 'u' || (first + n % 3) % :users
 			WHEN n % 10 <= 2 THEN soak.newcomer()
-			WHEN n % 10 = 3 THEN 'c' || floor(random() * 4)
-			WHEN n % 10 = 4 THEN 'r' || floor(random() * 4)
+			WHEN n % 10 <= 5 THEN substr('cet', n % 10 - 2, 1) || floor(random() * 4)
 			ELSE 'u' || floor(random() * :users)
 	   END AS user_id
-  FROM generate_series(1, 40) n;
+  FROM batch, generate_series(1, 40) n;
 
 -- Offer a batch.  Each row goes all the way before the next one is made.
 CREATE FUNCTION soak.ingest(how text DEFAULT 'INSERT') RETURNS void
