@@ -176,6 +176,18 @@ sub finish
 	return ($out, $err);
 }
 
+# The same without waiting: nothing while it goes on.  Dies where psql has ended,
+# as it does with the connection.
+sub poll
+{
+	my ($self) = @_;
+	my $marker = "statement $self->{started} done\n";
+	my $done = sub { $self->{out} =~ /\Q$marker\E/ && $self->{err} =~ /\Q$marker\E/ };
+
+	$self->{psql}->pump_nb unless $done->();
+	return $done->() ? $self->finish : ();
+}
+
 # Execute statements that must succeed; returns their output.
 sub query
 {
