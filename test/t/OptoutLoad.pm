@@ -10,7 +10,7 @@
 #
 #	my $load = OptoutLoad->new($node);
 #	$load->setup;
-#	$load->run(20);			# until so many actions have been completed
+#	$load->run(20);			# until so many batches have been completed
 #	... fault ...
 #	$load->lose;			# every session notices that its server is gone
 #	$load->reconnect;
@@ -59,7 +59,8 @@ sub new
 		doubtful => [],
 		clients => [],
 		problems => [],
-		completed => 0
+		completed => {},
+		follow => 1
 	}, $class;
 	my $seed = $ENV{OPTOUT_SEED} // int(rand(2**31));
 
@@ -115,12 +116,14 @@ sub create_tables
 		SELECT optout.guard('guarded')});
 }
 
+# Those roles that have no session now.
 sub connect
 {
 	my ($self) = @_;
 
 	for my $role (sort keys %{ $self->{sessions} })
 	{
+		next if grep { $_->{role} eq $role } @{ $self->{clients} };
 		push @{ $self->{clients} },
 		  { role => $role, number => $_, session => OptoutTest::Session->new($self->{nodes}{$role}), hold => 0 }
 		  for 0 .. $self->{sessions}{$role} - 1;
@@ -147,10 +150,20 @@ sub problem
 # that prepares, if any.
 #
 
+# Whether those who ingest and report see what has been acknowledged to those who
+# administer.
+sub follow
+{
+	my ($self, $whether) = @_;
+	$self->{follow} = $whether;
+}
+
 # Whose answer is known for as long as nobody begins to change it.
 sub sure
 {
 	my ($self) = @_;
+
+	return {} unless $self->{follow};
 	my %sure = map { $_ => $self->{out}{$_} ? 'out' : 'in' }
 	  grep { !$self->{pending}{$_} } $self->users;
 
@@ -375,7 +388,7 @@ sub advance
 		}
 		$self->finish_under_way($action);
 		$self->end_action($action, $action->{undone} ? 'undone' : 'committed');
-		$self->{completed}++;
+		$self->{completed}{ $client->{role} }++;
 		delete $client->{action};
 	}
 	return 0 if $draining;
@@ -391,13 +404,14 @@ sub advance
 	return 1;
 }
 
-# Go on until so many more actions have been completed.
+# Go on until so many more batches have been completed, or actions of another role.
 sub run
 {
-	my ($self, $actions) = @_;
-	my $goal = $self->{completed} + $actions;
+	my ($self, $actions, $role) = @_;
+	my $completed = \$self->{completed}{ $role // 'ingest' };
+	my $goal = ($$completed // 0) + int($actions);
 
-	while ($self->{completed} < $goal)
+	while (($$completed // 0) < $goal)
 	{
 		$self->advance($_) for @{ $self->{clients} };
 		usleep(300);
@@ -471,20 +485,28 @@ sub reconnect
 	$self->connect;
 }
 
+# On the servers of those roles that have no session now.
 sub resolve
 {
 	my ($self) = @_;
-	my $node = $self->{nodes}{admin};
-	my %prepared = map { $_ => 1 } split /\n/, $node->safe_psql('postgres', 'SELECT gid FROM pg_prepared_xacts');
+	my %connected = map { $_->{role} => 1 } @{ $self->{clients} };
+	my %prepared;
+
+	for my $node (uniq(map { $self->{nodes}{$_} } grep { !$connected{$_} } sort keys %{ $self->{nodes} }))
+	{
+		$prepared{$_} = $node
+		  for split /\n/, $node->safe_psql('postgres', 'SELECT gid FROM pg_prepared_xacts');
+	}
 
 	for my $action (@{ $self->{doubtful} })
 	{
 		my $name = $action->{gid};
 		my $outcome;
 
-		if (defined $name && delete $prepared{$name})
+		if (defined $name && (my $node = delete $prepared{$name}))
 		{
 			$outcome = rand() < 0.5 ? 'committed' : 'undone';
+			$self->begin_change($action->{change}) if $action->{change};
 			$node->safe_psql('postgres', ($outcome eq 'committed' ? 'COMMIT' : 'ROLLBACK') . " PREPARED '$name'");
 		}
 		elsif (defined $name && $action->{step} == $action->{prepare})
@@ -631,9 +653,9 @@ sub check
 # Go on for a while, finish, and compare.
 sub run_and_check
 {
-	my ($self, $actions, $what) = @_;
+	my ($self, $batches, $what) = @_;
 
-	$self->run($actions);
+	$self->run($batches);
 	$self->drain;
 	$self->check($what);
 }
