@@ -70,6 +70,7 @@ bool		filter_enabled = true;
  */
 bool		coverage_is_full = false;
 static bool version_valid = false;
+static uint64 invalidations = 0;
 static bool version_enabled;	/* fires always */
 static bool version_loaded;		/* the filter holds the keys */
 static TriggerVersion version;
@@ -119,6 +120,7 @@ invalidate(Datum arg pg_attribute_unused(), Oid relid)
 {
 	if (relid == version.table || !OidIsValid(relid))
 	{
+		invalidations++;
 		version_valid = false;
 		coverage_is_full = false;
 		memo_invalidate();
@@ -167,11 +169,12 @@ read_version(void)
 	ScanKeyData keys[2];
 	SysScanDesc scan;
 	HeapTuple	tuple;
+	uint64		invalidations_before;
 
 	/* first, so that an invalidation that comes meanwhile is not lost */
+	invalidations_before = invalidations;
 	version.table = RelationGetRelid(rel);
 	version.relfilenode = rel->rd_rel->relfilenode;
-	version_valid = true;
 	version_enabled = false;
 	version_loaded = false;
 
@@ -195,6 +198,9 @@ read_version(void)
 	systable_endscan(scan);
 	table_close(pg_trigger, AccessShareLock);
 	table_close(rel, NoLock);
+
+	/* not before: an error on the way must leave it to be read again */
+	version_valid = invalidations == invalidations_before;
 }
 
 static bool
