@@ -13,6 +13,10 @@
  * whether there are blocks; if it cannot, it raises an error and writes nothing.
  * If there are none yet, its row is in the table already, and whoever makes
  * them will find it there when the keys are added (see coverage.c).
+ *
+ * Nor must a writer miss blocks that backends with another release of this
+ * library trust, which it could not write to: that is an error as well, until
+ * the server is restarted.  Readers go by the table.
  */
 #include "postgres.h"
 
@@ -162,6 +166,7 @@ init_shared(void *ptr)
 
 	/* a zero is a valid value of an atomic */
 	memset(new, 0, sizeof(Shared));
+	new->layout = LAYOUT;
 	if (!pg_strong_random(&new->secret, sizeof(new->secret)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
@@ -214,13 +219,20 @@ on_demand(void)
 static void
 attach(void)
 {
+	Shared	   *segment;
 	bool		found;
 
 	if (shared != NULL)
 		return;
+	segment = GetNamedDSMSegment("optout", sizeof(Shared), init_shared, &found);
+	if (segment->layout != LAYOUT)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("another release of optout is in use on this server"),
+				 errhint("Restart the server.")));
 	/* keys have been made with another secret until now */
 	memo_invalidate();
-	shared = GetNamedDSMSegment("optout", sizeof(Shared), init_shared, &found);
+	shared = segment;
 	LWLockRegisterTranche(shared->tranche, "optout");
 }
 

@@ -11,6 +11,13 @@
 #include "storage/itemptr.h"
 #include "storage/lwlock.h"
 
+/*
+ * What is shared and what it means, the keys included.  Counts up with every
+ * change of either: the library may be replaced while the server runs, and then
+ * backends with the old and the new one meet in memory made on demand.
+ */
+#define LAYOUT 1
+
 #define LEVELS 3
 #define LEVEL_FACTOR 8
 
@@ -57,6 +64,7 @@ typedef struct SharedDatabase
 
 typedef struct Shared
 {
+	uint32		layout;			/* first in every release */
 	LWLock		lock;			/* held to write anything but lookups */
 	int			tranche;		/* of that lock */
 	uint64		secret;			/* seed of the keys */
