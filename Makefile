@@ -4,6 +4,7 @@
 #   make test        run every test, likewise
 #   make bench       time it beside other ways to do the same
 #   make soak        look for leaks for MINUTES=5 or longer
+#   make dist        make the archive for PGXN
 #   make, make install, make installcheck   as with any PGXS extension
 
 EXTENSION = optout
@@ -11,9 +12,10 @@ EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" optout.control
 MODULE_big = optout
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 DATA = $(sort $(wildcard sql/*--*.sql))
-SHLIB_LINK = -Wl,--version-script=$(srcdir)/src/exports.map
-# what is not exported cannot be replaced, so calls within a file can be inlined
-PG_CFLAGS = -fno-semantic-interposition
+SHLIB_LINK = -Wl,--version-script=$(srcdir)/src/exports.map -Wl,-z,relro,-z,now
+# what is not exported cannot be replaced, so calls within a file can be inlined;
+# the same bytes wherever it is built
+PG_CFLAGS = -fno-semantic-interposition -ffile-prefix-map=$(CURDIR)=.
 PG_CPPFLAGS = -DOPTOUT_VERSION='"$(EXTVERSION)"'
 
 # The README's examples are a test like any other, made from the README.
@@ -60,4 +62,10 @@ bench-large:
 soak:
 	@test/soak/run
 
-.PHONY: all install installcheck clean demo test bench bench-large soak
+# the archive for PGXN
+DISTVERSION = $(shell sed -n '1,/"version"/s/.*"version": "\(.*\)".*/\1/p' META.json)
+DISTDIR = .
+dist:
+	git archive --format=zip --prefix=optout-$(DISTVERSION)/ -o $(DISTDIR)/optout-$(DISTVERSION).zip HEAD
+
+.PHONY: all install installcheck clean demo test bench bench-large soak dist

@@ -151,23 +151,27 @@ as_user() {
 
 # --- build ------------------------------------------------------------------
 
-# Installs below $work/inst and writes $work/server.conf, with which a server
-# finds the extension there.  Only if the server has no such setting (releases
-# up to 17 other than Debian's) is the system's own directory written to.
-build_and_install() {
+# Prints the settings with which a server finds the extension below $work/inst;
+# nothing if it has no such setting (releases up to 17 other than Debian's).
+destination_settings() {
 	local destdir=$work/inst settings
 	settings=$("$("$PG_CONFIG" --bindir)/postgres" --describe-config | cut -f 1)
-	{
-		if grep -qx extension_control_path <<<"$settings"; then
-			say "extension_control_path = '$destdir$("$PG_CONFIG" --sharedir):\$system'"
-			say "dynamic_library_path = '$destdir$("$PG_CONFIG" --pkglibdir):\$libdir'"
-		elif grep -qx extension_destdir <<<"$settings"; then
-			say "extension_destdir = '$destdir'"
-			say "dynamic_library_path = '$destdir$("$PG_CONFIG" --pkglibdir):\$libdir'"
-		else
-			destdir=
-		fi
-	} >"$work/server.conf"
+	if grep -qx extension_control_path <<<"$settings"; then
+		say "extension_control_path = '$destdir$("$PG_CONFIG" --sharedir):\$system'"
+		say "dynamic_library_path = '$destdir$("$PG_CONFIG" --pkglibdir):\$libdir'"
+	elif grep -qx extension_destdir <<<"$settings"; then
+		say "extension_destdir = '$destdir'"
+		say "dynamic_library_path = '$destdir$("$PG_CONFIG" --pkglibdir):\$libdir'"
+	fi
+}
+
+# Installs below $work/inst and writes $work/server.conf, with which a server
+# finds the extension there.  Only if the server has no such setting is the
+# system's own directory written to.
+build_and_install() {
+	local destdir=$work/inst
+	destination_settings >"$work/server.conf"
+	[ -s "$work/server.conf" ] || destdir=
 	# the server's own JIT code is of no use for so short a run
 	if ! as_user make -s -C "$work/src" PG_CONFIG="$PG_CONFIG" with_llvm=no all >"$work/build.log" 2>&1 ||
 		! as_user make -s -C "$work/src" PG_CONFIG="$PG_CONFIG" with_llvm=no DESTDIR="$destdir" install >>"$work/build.log" 2>&1; then
