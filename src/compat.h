@@ -28,7 +28,7 @@
 #define HAVE_NAMED_DSM true
 #else
 #define HAVE_NAMED_DSM false
-#define GetNamedDSMSegment(name, size, init, found) \
+#define GetNamedDSMSegment(name, size, init, found, arg) \
 	((void) (init), (void) (found), NULL)
 #endif
 
@@ -44,11 +44,21 @@
 #endif
 
 #if PG_VERSION_NUM < 190000
+#if PG_VERSION_NUM >= 170000
+#define GetNamedDSMSegment(name, size, init, found, arg) \
+	GetNamedDSMSegment(name, size, init, found)
+#endif
+#define NAMED_DSM_INIT_PARAMETERS void *ptr
+#include "access/tableam.h"
+#define SO_NONE 0
+#define table_beginscan(rel, snapshot, nkeys, key, flags) \
+	table_beginscan(rel, snapshot, nkeys, key)
 #define PLANNER_PARAMETERS \
 	Query *parse, const char *query_string, int cursor_options, ParamListInfo params
 #define PLANNER_ARGUMENTS parse, query_string, cursor_options, params
 #define LWLockNewTrancheId(name) LWLockNewTrancheId()
 #else
+#define NAMED_DSM_INIT_PARAMETERS void *ptr, void *arg pg_attribute_unused()
 #define PLANNER_PARAMETERS \
 	Query *parse, const char *query_string, int cursor_options, ParamListInfo params, \
 	ExplainState *es

@@ -47,6 +47,7 @@
 #include "utils/syscache.h"
 
 #include "cache.h"
+#include "compat.h"
 #include "coverage.h"
 #include "filter.h"
 #include "memo.h"
@@ -270,7 +271,7 @@ static uint64
 add_all(void)
 {
 	Relation	rel = state_open("opt_out_period", AccessShareLock);
-	TableScanDesc scan = table_beginscan(rel, SnapshotAny, 0, NULL);
+	TableScanDesc scan = table_beginscan(rel, SnapshotAny, 0, NULL, SO_NONE);
 	HeapTuple	tuple;
 	UserKey		batch[LOAD_BATCH];
 	uint64		nrows = 0;

@@ -28,6 +28,7 @@
 #include "utils/snapmgr.h"
 
 #include "cache.h"
+#include "compat.h"
 #include "memo.h"
 #include "periods.h"
 #include "state.h"
@@ -155,7 +156,7 @@ read_all(double nrows, bool share)
 	/* an error on the way leaves entries that must not be used */
 	memo_generation = 0;
 
-	scan = table_beginscan(rel, snapshot, 0, NULL);
+	scan = table_beginscan(rel, snapshot, 0, NULL, SO_NONE);
 	while (!too_large(memo->members) &&
 		   (tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 	{

@@ -54,6 +54,7 @@ static Size blocks_size(void);
 static void request_shmem(void);
 static void startup_shmem(void);
 static void init_shared(void *ptr);
+static void init_named(NAMED_DSM_INIT_PARAMETERS);
 static void init_blocks(void *ptr);
 static void set_blocks(void *ptr);
 static bool on_demand(void);
@@ -175,6 +176,12 @@ init_shared(void *ptr)
 	LWLockInitialize(&new->lock, new->tranche);
 }
 
+static void
+init_named(NAMED_DSM_INIT_PARAMETERS)
+{
+	init_shared(ptr);
+}
+
 /*
  * Make blocks of blocks_size() bytes ready for use.
  */
@@ -224,7 +231,7 @@ attach(void)
 
 	if (shared != NULL)
 		return;
-	segment = GetNamedDSMSegment("optout", sizeof(Shared), init_shared, &found);
+	segment = GetNamedDSMSegment("optout", sizeof(Shared), init_named, &found, NULL);
 	if (segment->layout != LAYOUT)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -14,6 +14,7 @@
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
+#include "compat.h"
 #include "coverage.h"
 #include "filter.h"
 #include "periods.h"
@@ -86,7 +87,7 @@ optout_verify(PG_FUNCTION_ARGS)
 
 	rel = state_open("opt_out_period", AccessShareLock);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	scan = table_beginscan(rel, snapshot, 0, NULL);
+	scan = table_beginscan(rel, snapshot, 0, NULL, SO_NONE);
 	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 	{
 		UserKey		key = periods_key(rel, tuple);
