@@ -2,6 +2,7 @@
 #
 #   make demo        see it work, on a throw-away server; installs what is missing
 #   make test        run every test, likewise
+#   make matrix      the same on every PostgreSQL release that can be had
 #   make bench       time it beside other ways to do the same
 #   make soak        look for leaks for MINUTES=5 or longer
 #   make dist        make the archive for PGXN
@@ -51,6 +52,9 @@ demo:
 test:
 	@test/run
 
+matrix:
+	@test/matrix
+
 bench:
 	@test/bench/run
 
@@ -68,4 +72,4 @@ DISTDIR = .
 dist:
 	git archive --format=zip --prefix=optout-$(DISTVERSION)/ -o $(DISTDIR)/optout-$(DISTVERSION).zip HEAD
 
-.PHONY: all install installcheck clean demo test bench bench-large soak dist
+.PHONY: all install installcheck clean demo test matrix bench bench-large soak dist

@@ -131,7 +131,7 @@ make_workspace() {
 	chmod 755 "$work"
 	mkdir "$work/src"
 	# copied, so that no run leaves anything in the source tree
-	tar -C "$top" --exclude=./.git --exclude='*.o' --exclude='*.bc' --exclude='*.so' \
+	tar -C "$top" --exclude=./.git --exclude=./.cache --exclude='*.o' --exclude='*.bc' --exclude='*.so' \
 		--exclude=./results --exclude=./tmp_check --exclude=./output_iso -cf - . | tar -C "$work/src" -xf -
 	if [ "$(id -u)" = 0 ]; then
 		user=postgres

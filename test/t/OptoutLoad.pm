@@ -177,10 +177,11 @@ sub transaction
 	my $way = rand();
 	my $name = 'load-' . ++$gid;
 
-	return (steps => ["BEGIN; " . join('; ', @statements), 'ROLLBACK'], undone => 1) if $way < 0.1;
+	# BEGIN alone: what follows one that is cancelled would be committed
+	return (steps => [ 'BEGIN', join('; ', @statements), 'ROLLBACK' ], undone => 1) if $way < 0.1;
 	return (
-		steps => [ 'BEGIN; ' . join('; ', @statements), "PREPARE TRANSACTION '$name'", "COMMIT PREPARED '$name'" ],
-		prepare => 1, commit => 2, gid => $name) if $self->{two_phase} && $way < 0.5;
+		steps => [ 'BEGIN', join('; ', @statements), "PREPARE TRANSACTION '$name'", "COMMIT PREPARED '$name'" ],
+		prepare => 2, commit => 3, gid => $name) if $self->{two_phase} && $way < 0.5;
 	return (steps => [ 'BEGIN', @statements, 'COMMIT' ], commit => @statements + 1)
 	  if $way < 0.7 || @statements > 1;
 	return (steps => [@statements], commit => 0);
@@ -248,7 +249,7 @@ sub ingest
 
 	# \copy takes a line of its own
 	my %transaction = $self->transaction(@statements);
-	s/^BEGIN; (?=.*\\copy)/BEGIN;\n/s, s/; (?=\\copy)/;\n/g, s/\n; /\n/g for @{ $transaction{steps} };
+	s/; (?=\\copy)/;\n/g, s/\n; /\n/g for @{ $transaction{steps} };
 	return { batch => $batch, %transaction };
 }
 
@@ -332,7 +333,7 @@ sub end_step
 
 		$self->problem("report $action->{asked}{how} is wrong about @wrong") if @wrong;
 	}
-	my $last = ($action->{prepare} // $action->{commit} // 1) - 1;
+	my $last = ($action->{prepare} // $action->{commit} // 2) - 1;
 	$self->finish_under_way($action) if $step == ($last < 0 ? 0 : $last);
 
 	my ($count) = $out =~ /^(\d+)$/m;
