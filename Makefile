@@ -22,7 +22,7 @@ PG_CPPFLAGS = -DOPTOUT_VERSION='"$(EXTVERSION)"'
 # The README's examples are a test like any other, made from the README.
 README_TEST = test/sql/readme.sql
 REGRESS = $(sort $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql) $(README_TEST)))
-REGRESS_OPTS = --inputdir=test
+REGRESS_OPTS = --inputdir=test --encoding=UTF8
 ISOLATION = $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec)))
 ISOLATION_OPTS = --inputdir=test --outputdir=.
 TAP_TESTS = 1
