@@ -378,6 +378,14 @@ optout_add_to_filter(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"%s\" must be fired after a row is written",
 						"optout.add_to_filter")));
+	/* other rows have other columns */
+	if (!state_is(trigdata->tg_relation, "opt_out_period"))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" cannot be a trigger of relation \"%s\"",
+						"optout.add_to_filter",
+						RelationGetRelationName(trigdata->tg_relation)),
+				 errdetail("It is for the table optout.opt_out_period only.")));
 
 	if (shared_attach_to_write())
 	{

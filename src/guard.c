@@ -354,13 +354,19 @@ get_columns(FunctionCallInfo fcinfo)
 	columns = MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(GuardColumns));
 	for (int i = 0; i < Min(trigger->tgnargs, trigger->tgnattr); i++)
 	{
+		Form_pg_attribute att = TupleDescAttr(tupdesc, trigger->tgattr[i] - 1);
+
 		for (int role = 0; role < GUARD_ROLES; role++)
 		{
 			if (strcmp(trigger->tgargs[i], role_names[role]) == 0)
 			{
+				/*
+				 * guard() has done so, but of a partition attached later, or
+				 * where it has not made the trigger, nobody has.
+				 */
+				check_column(trigdata->tg_relation, role, NameStr(att->attname));
 				columns->attnum[role] = trigger->tgattr[i];
-				columns->type[role] =
-					getBaseType(TupleDescAttr(tupdesc, trigger->tgattr[i] - 1)->atttypid);
+				columns->type[role] = getBaseType(att->atttypid);
 			}
 		}
 	}

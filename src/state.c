@@ -126,6 +126,16 @@ state_try_open(const char *table, LOCKMODE lockmode)
 }
 
 /*
+ * Whether the relation is this one of the extension's tables.
+ */
+bool
+state_is(Relation rel, const char *table)
+{
+	return strcmp(RelationGetRelationName(rel), table) == 0 &&
+		RelationGetNamespace(rel) == get_namespace_oid("optout", true);
+}
+
+/*
  * One of the extension's indexes.  The table must be open, or the index could
  * be dropped meanwhile.
  */

@@ -94,6 +94,25 @@ INSERT INTO by_hand VALUES ('bob');
 CREATE OR REPLACE TRIGGER t AFTER INSERT OR UPDATE OF user_id ON by_hand FOR EACH ROW EXECUTE FUNCTION optout.discard_opted_out('user_id');
 INSERT INTO by_hand VALUES ('bob');
 SELECT optout.discard_opted_out();
+-- for columns that guard() would refuse
+CREATE TABLE by_hand2 (n integer, place point, at text, user_id text GENERATED ALWAYS AS ('alice') STORED);
+CREATE TRIGGER t BEFORE INSERT OR UPDATE OF place ON by_hand2 FOR EACH ROW EXECUTE FUNCTION optout.discard_opted_out('user_id');
+INSERT INTO by_hand2 (place) VALUES ('(1,2)');
+CREATE OR REPLACE TRIGGER t BEFORE INSERT OR UPDATE OF at, n ON by_hand2 FOR EACH ROW EXECUTE FUNCTION optout.discard_opted_out('occurred_at', 'user_id');
+INSERT INTO by_hand2 (n, at) VALUES (1, 'now');
+CREATE OR REPLACE TRIGGER t BEFORE INSERT OR UPDATE OF user_id ON by_hand2 FOR EACH ROW EXECUTE FUNCTION optout.discard_opted_out('user_id');
+INSERT INTO by_hand2 (n) VALUES (1);
+-- the filter's own trigger function on a table whose rows it cannot read
+CREATE TABLE by_hand3 (n integer, user_id text);
+INSERT INTO by_hand3 VALUES (1, NULL);
+CREATE TRIGGER t AFTER INSERT OR UPDATE OR DELETE ON by_hand3 FOR EACH ROW EXECUTE FUNCTION optout.add_to_filter();
+INSERT INTO by_hand3 VALUES (1, 'alice');
+UPDATE by_hand3 SET n = 2;
+DELETE FROM by_hand3;
+CREATE CONSTRAINT TRIGGER u AFTER INSERT ON by_hand FOR EACH ROW EXECUTE FUNCTION optout.add_to_filter();
+DROP TRIGGER t ON by_hand;
+INSERT INTO by_hand VALUES ('bob');
+SELECT optout.add_to_filter();
 -- somebody else's table
 CREATE ROLE regress_other;
 GRANT EXECUTE ON FUNCTION optout.guard(regclass, name, name, name), optout.unguard(regclass), optout.discard_opted_out() TO regress_other;
@@ -114,7 +133,7 @@ SET client_min_messages = error;
 DROP SCHEMA "Odd Schema" CASCADE;
 DROP EXTENSION optout CASCADE;
 DROP TABLE e_text, e_varchar, e_char, e_name, e_uuid, e_bigint, e_integer, e_smallint, e_domain, e_domain2,
-  by_number, event, by_hand, own CASCADE;
+  by_number, event, by_hand, by_hand2, by_hand3, own CASCADE;
 DROP DOMAIN user_name, account_no;
 DROP FUNCTION keep();
 DROP ROLE regress_other;
