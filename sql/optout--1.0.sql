@@ -123,6 +123,19 @@ COMMENT ON COLUMN optout.authority.organization IS 'Organization; ''*'' means ev
 COMMENT ON COLUMN optout.authority.role IS 'Role that holds the privilege; so does every role that inherits it.';
 COMMENT ON COLUMN optout.authority.privilege IS '''administer'' (change and read) or ''read''.';
 
+-- Nothing that names anybody gets into the planner's statistics, for EXPLAIN
+-- shows everybody who may read a view what they lead the planner to expect.
+ALTER TABLE optout.product_user
+	ALTER COLUMN organization SET STATISTICS 0, ALTER COLUMN user_id SET STATISTICS 0,
+	ALTER COLUMN display_name SET STATISTICS 0, ALTER COLUMN email SET STATISTICS 0;
+ALTER TABLE optout.opt_out_period
+	ALTER COLUMN organization SET STATISTICS 0, ALTER COLUMN user_id SET STATISTICS 0,
+	ALTER COLUMN opted_out_by SET STATISTICS 0, ALTER COLUMN opted_in_by SET STATISTICS 0,
+	ALTER COLUMN reason SET STATISTICS 0;
+ALTER TABLE optout.discard_ledger ALTER COLUMN organization SET STATISTICS 0;
+ALTER TABLE optout.authority
+	ALTER COLUMN organization SET STATISTICS 0, ALTER COLUMN role SET STATISTICS 0;
+
 -- A dump and restore loses nothing.  An authority whose role has been dropped
 -- is left out: its bare OID could be another role's where the dump is restored.
 SELECT pg_catalog.pg_extension_config_dump('optout.product_user', '');
@@ -327,15 +340,21 @@ COMMENT ON FUNCTION optout.revoke_authority(regrole, text, text) IS
 -- Each shows the reader's organizations only.  current_user within a view is
 -- the reader, so pg_has_role() asks for them; for a superuser it is always
 -- true, which is why the owner's row stands for both.
+--
+-- EXPLAIN ANALYZE tells everybody how many rows a scan has visited and dropped.
+-- So whoever may not read every organization must not get a condition of their
+-- own into a scan that visits others' rows: OFFSET 0 keeps it out.  Whoever may
+-- read every one can have any index used.
 
 CREATE VIEW optout.readable_organization WITH (security_barrier) AS
 SELECT '*'::text COLLATE pg_catalog."C" AS organization
   FROM pg_catalog.pg_extension e
  WHERE e.extname = 'optout' AND pg_catalog.pg_has_role(e.extowner, 'USAGE')
 UNION
-SELECT a.organization
-  FROM optout.authority a
- WHERE pg_catalog.pg_has_role(a.role, 'USAGE');
+(SELECT a.organization
+   FROM optout.authority a
+  WHERE pg_catalog.pg_has_role(a.role, 'USAGE')
+ OFFSET 0);
 COMMENT ON VIEW optout.readable_organization IS
 'Organizations whose users and opt-outs you may see; ''*'' means every one.';
 COMMENT ON COLUMN optout.readable_organization.organization IS 'Organization, or ''*'' for every one.';
@@ -346,8 +365,19 @@ SELECT u.organization, u.user_id, u.display_name, u.email, u.signed_in_at,
   FROM optout.product_user u
 	   LEFT JOIN optout.opt_out_period p
 	   ON p.organization = u.organization AND p.user_id = u.user_id AND p.opted_in_at IS NULL
- WHERE '*' IN (SELECT r.organization FROM optout.readable_organization r)
-	OR u.organization IN (SELECT r.organization FROM optout.readable_organization r);
+ WHERE EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*')
+UNION ALL
+SELECT o.*
+  FROM optout.readable_organization r
+	   CROSS JOIN LATERAL
+	   (SELECT u.organization, u.user_id, u.display_name, u.email, u.signed_in_at,
+			   p.user_id IS NOT NULL AS opted_out
+		  FROM optout.product_user u
+			   LEFT JOIN optout.opt_out_period p
+			   ON p.organization = u.organization AND p.user_id = u.user_id AND p.opted_in_at IS NULL
+		 WHERE u.organization = r.organization
+		OFFSET 0) o
+ WHERE NOT EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*');
 COMMENT ON VIEW optout.user_list IS
 'All users of your organizations, with whether each is opted out: what the drop-down offers.';
 COMMENT ON COLUMN optout.user_list.organization IS 'Organization the user belongs to.';
@@ -364,9 +394,20 @@ SELECT p.organization, p.user_id, u.display_name, u.email,
   FROM optout.opt_out_period p
 	   LEFT JOIN optout.product_user u
 	   ON u.organization = p.organization AND u.user_id = p.user_id
- WHERE p.opted_in_at IS NULL
-   AND ('*' IN (SELECT r.organization FROM optout.readable_organization r)
-		OR p.organization IN (SELECT r.organization FROM optout.readable_organization r));
+ WHERE p.opted_in_at IS NULL AND EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*')
+UNION ALL
+SELECT o.*
+  FROM optout.readable_organization r
+	   CROSS JOIN LATERAL
+	   (SELECT p.organization, p.user_id, u.display_name, u.email,
+			   p.opted_out_at, p.opted_out_by, p.reason,
+			   COALESCE(u.signed_in_at < p.opted_out_at, false) AS client_may_still_track
+		  FROM optout.opt_out_period p
+			   LEFT JOIN optout.product_user u
+			   ON u.organization = p.organization AND u.user_id = p.user_id
+		 WHERE p.opted_in_at IS NULL AND p.organization = r.organization
+		OFFSET 0) o
+ WHERE NOT EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*');
 COMMENT ON VIEW optout.opt_out_list IS
 'Users of your organizations who are opted out now, in the directory or not.';
 COMMENT ON COLUMN optout.opt_out_list.organization IS 'Organization the user was opted out of.';
@@ -382,8 +423,16 @@ COMMENT ON COLUMN optout.opt_out_list.client_may_still_track IS
 CREATE VIEW optout.opt_out_history WITH (security_barrier) AS
 SELECT p.organization, p.user_id, p.opted_out_at, p.opted_out_by, p.opted_in_at, p.opted_in_by, p.reason
   FROM optout.opt_out_period p
- WHERE '*' IN (SELECT r.organization FROM optout.readable_organization r)
-	OR p.organization IN (SELECT r.organization FROM optout.readable_organization r);
+ WHERE EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*')
+UNION ALL
+SELECT o.*
+  FROM optout.readable_organization r
+	   CROSS JOIN LATERAL
+	   (SELECT p.organization, p.user_id, p.opted_out_at, p.opted_out_by, p.opted_in_at, p.opted_in_by, p.reason
+		  FROM optout.opt_out_period p
+		 WHERE p.organization = r.organization
+		OFFSET 0) o
+ WHERE NOT EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*');
 COMMENT ON VIEW optout.opt_out_history IS
 'All opt-outs of your organizations, ended or not: who was opted out when, by whom, and why.';
 COMMENT ON COLUMN optout.opt_out_history.organization IS 'Organization the user was opted out of.';
@@ -397,9 +446,18 @@ COMMENT ON COLUMN optout.opt_out_history.reason IS 'Reason given, if any.';
 CREATE VIEW optout.discards WITH (security_barrier) AS
 SELECT l.organization, l.hour, pg_catalog.sum(l.discarded)::bigint AS discarded
   FROM optout.discard_ledger l
- WHERE '*' IN (SELECT r.organization FROM optout.readable_organization r)
-	OR l.organization IN (SELECT r.organization FROM optout.readable_organization r)
- GROUP BY l.organization, l.hour;
+ WHERE EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*')
+ GROUP BY l.organization, l.hour
+UNION ALL
+SELECT o.*
+  FROM optout.readable_organization r
+	   CROSS JOIN LATERAL
+	   (SELECT l.organization, l.hour, pg_catalog.sum(l.discarded)::bigint AS discarded
+		  FROM optout.discard_ledger l
+		 WHERE l.organization = r.organization
+		 GROUP BY l.organization, l.hour
+		OFFSET 0) o
+ WHERE NOT EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*');
 COMMENT ON VIEW optout.discards IS
 'How many events of your organizations were discarded, per hour.';
 COMMENT ON COLUMN optout.discards.organization IS 'Organization whose events were discarded.';
