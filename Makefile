@@ -3,6 +3,7 @@
 #   make demo        see it work, on a throw-away server; installs what is missing
 #   make test        run every test, likewise
 #   make matrix      the same on every PostgreSQL release that can be had
+#   make check-hardened   the same with assertions, sanitizers and valgrind
 #   make bench       time it beside other ways to do the same
 #   make soak        look for leaks for MINUTES=5 or longer
 #   make dist        make the archive for PGXN
@@ -55,6 +56,9 @@ test:
 matrix:
 	@test/matrix
 
+check-hardened:
+	@test/hardened
+
 bench:
 	@test/bench/run
 
@@ -72,4 +76,4 @@ DISTDIR = .
 dist:
 	git archive --format=zip --prefix=optout-$(DISTVERSION)/ -o $(DISTDIR)/optout-$(DISTVERSION).zip HEAD
 
-.PHONY: all install installcheck clean demo test matrix bench bench-large soak dist
+.PHONY: all install installcheck clean demo test matrix check-hardened bench bench-large soak dist

@@ -12,6 +12,7 @@
 #   start_server                start a server of our own, with the settings on
 #                               standard input; it ends with the script.  Sets
 #                               $bindir, and $sock, the directory of its socket
+#   suite NAME CONF VARIABLE... run one kind of test; counts in $passed and $failed
 #   as_user COMMAND...          run a command as an unprivileged user, for
 #                               PostgreSQL refuses to run as root
 #
@@ -165,16 +166,16 @@ destination_settings() {
 	fi
 }
 
-# Installs below $work/inst and writes $work/server.conf, with which a server
-# finds the extension there.  Only if the server has no such setting is the
+# build_and_install [VARIABLE...]: with these variables of make.  Installs below
+# $work/inst and writes $work/server.conf, with which a server finds it there.  Only if the server has no such setting is the
 # system's own directory written to.
 build_and_install() {
 	local destdir=$work/inst
 	destination_settings >"$work/server.conf"
 	[ -s "$work/server.conf" ] || destdir=
 	# the server's own JIT code is of no use for so short a run
-	if ! as_user make -s -C "$work/src" PG_CONFIG="$PG_CONFIG" with_llvm=no all >"$work/build.log" 2>&1 ||
-		! as_user make -s -C "$work/src" PG_CONFIG="$PG_CONFIG" with_llvm=no DESTDIR="$destdir" install >>"$work/build.log" 2>&1; then
+	if ! as_user make -s -C "$work/src" PG_CONFIG="$PG_CONFIG" with_llvm=no "$@" all >"$work/build.log" 2>&1 ||
+		! as_user make -s -C "$work/src" PG_CONFIG="$PG_CONFIG" with_llvm=no "$@" DESTDIR="$destdir" install >>"$work/build.log" 2>&1; then
 		cat "$work/build.log" >&2
 		[ -n "$destdir" ] || say "This server can only use extensions of its own installation, which is not writable: run 'make install' as its owner." >&2
 		die "Could not build the extension."
@@ -207,4 +208,42 @@ start_server() {
 stop_server() {
 	as_user "$bindir/pg_ctl" -s -m immediate -D "$work/data" stop >/dev/null 2>&1 || true
 	rm -rf "$sock"
+}
+
+# --- tests ------------------------------------------------------------------
+
+passed=0
+failed=0
+# what else goes into the tests' environment, and to pg_regress
+environment=()
+regress_options=
+
+# suite NAME CONFIGURATION MAKE-VARIABLE...: one kind of test through "make
+# installcheck".  Counts what its last summary says; a suite that ends without
+# one has failed.
+suite() {
+	local name=$1 conf=$work/$2.conf log=$work/log ok=0 all=0 bad=0
+	shift 2
+	say ""
+	say "== $name"
+	as_user env "${environment[@]}" TEMP_CONFIG="$conf" make -s -C "$work/src" PG_CONFIG="$PG_CONFIG" with_llvm=no installcheck \
+		EXTRA_REGRESS_OPTS="--temp-instance=$work/instance --temp-config=$conf $regress_options" "$@" 2>&1 |
+		tee "$log" || bad=1
+	# "All 12 tests passed", "1 of 12 tests failed", "Files=3, Tests=41"
+	all=$(sed -n -e 's/.*All \([0-9]*\) tests passed.*/\1/p' \
+		-e 's/.* of \([0-9]*\) tests failed.*/\1/p' -e 's/^Files=.*Tests=\([0-9]*\),.*/\1/p' "$log" | tail -n 1)
+	if [ "$bad" = 1 ]; then
+		bad=$(sed -n -e 's/[^0-9]*\([0-9]*\) of [0-9]* tests failed.*/\1/p' \
+			-e 's/.*Failed \([0-9]*\)\/[0-9]* subtests.*/\1/p' "$log" | tail -n 1)
+		bad=${bad:-1}
+		if [ -f "$work/src/regression.diffs" ]; then
+			cat "$work/src/regression.diffs"
+			rm "$work/src/regression.diffs"
+		fi
+	elif [ -z "$all" ]; then
+		bad=1
+	fi
+	ok=$((${all:-0} > bad ? ${all:-0} - bad : 0))
+	passed=$((passed + ok))
+	failed=$((failed + bad))
 }
