@@ -4,6 +4,7 @@
 #   make test        run every test, likewise
 #   make bench       time it beside other ways to do the same
 #   make soak        look for leaks for MINUTES=5 or longer
+#   make fuzz        run STATEMENTS=100000 made at random; best on a server with assertions
 #   make dist        make the archive for PGXN
 #   make, make install, make installcheck   as with any PGXS extension
 
@@ -62,10 +63,13 @@ bench-large:
 soak:
 	@test/soak/run
 
+fuzz:
+	@test/fuzz/run
+
 # the archive for PGXN
 DISTVERSION = $(shell sed -n '1,/"version"/s/.*"version": "\(.*\)".*/\1/p' META.json)
 DISTDIR = .
 dist:
 	git archive --format=zip --prefix=optout-$(DISTVERSION)/ -o $(DISTDIR)/optout-$(DISTVERSION).zip HEAD
 
-.PHONY: all install installcheck clean demo test bench bench-large soak dist
+.PHONY: all install installcheck clean demo test bench bench-large soak fuzz dist

@@ -3,7 +3,8 @@
 # setup.sh: what test/demo, test/run and .ci/run need before they can begin.
 # Sourced, not run.
 #
-#   need_packages [for-tests]   find a PostgreSQL server with its development
+#   need_packages [for-tests | for-fuzz]
+#                               find a PostgreSQL server with its development
 #                               files, installing what is missing; sets PG_CONFIG
 #   make_workspace              make $work, a temporary directory that is removed
 #                               at the end, and copy the sources to $work/src
@@ -67,6 +68,7 @@ missing_packages() {
 		have prove || say perl
 		perl -MIPC::Run -e 1 2>/dev/null || say libipc-run-perl
 	fi
+	[ "${1:-}" != for-fuzz ] || have sqlsmith || say sqlsmith
 }
 
 need_packages() {
