@@ -6,6 +6,7 @@
 #   make check-hardened   the same with assertions, sanitizers and valgrind
 #   make bench       time it beside other ways to do the same
 #   make soak        look for leaks for MINUTES=5 or longer
+#   make fuzz        run STATEMENTS=100000 made at random; best on a server with assertions
 #   make dist        make the archive for PGXN
 #   make, make install, make installcheck   as with any PGXS extension
 
@@ -70,10 +71,13 @@ bench-large:
 soak:
 	@test/soak/run
 
+fuzz:
+	@test/fuzz/run
+
 # the archive for PGXN
 DISTVERSION = $(shell sed -n '1,/"version"/s/.*"version": "\(.*\)".*/\1/p' META.json)
 DISTDIR = .
 dist:
 	git archive --format=zip --prefix=optout-$(DISTVERSION)/ -o $(DISTDIR)/optout-$(DISTVERSION).zip HEAD
 
-.PHONY: all install installcheck clean demo test matrix check-hardened bench bench-large soak dist
+.PHONY: all install installcheck clean demo test matrix check-hardened bench bench-large soak fuzz dist

@@ -3,7 +3,8 @@
 # setup.sh: what test/demo, test/run and .ci/run need before they can begin.
 # Sourced, not run.
 #
-#   need_packages [for-tests]   find a PostgreSQL server with its development
+#   need_packages [for-tests | for-fuzz]
+#                               find a PostgreSQL server with its development
 #                               files, installing what is missing; sets PG_CONFIG
 #   make_workspace              make $work, a temporary directory that is removed
 #                               at the end, and copy the sources to $work/src
@@ -68,6 +69,7 @@ missing_packages() {
 		have prove || say perl
 		perl -MIPC::Run -e 1 2>/dev/null || say libipc-run-perl
 	fi
+	[ "${1:-}" != for-fuzz ] || have sqlsmith || say sqlsmith
 }
 
 need_packages() {
@@ -152,6 +154,9 @@ as_user() {
 
 # --- build ------------------------------------------------------------------
 
+# further variables of make
+build_options=()
+
 # Prints the settings with which a server finds the extension below $work/inst;
 # nothing if it has no such setting (releases up to 17 other than Debian's).
 destination_settings() {
@@ -166,16 +171,16 @@ destination_settings() {
 	fi
 }
 
-# build_and_install [VARIABLE...]: with these variables of make.  Installs below
-# $work/inst and writes $work/server.conf, with which a server finds it there.  Only if the server has no such setting is the
+# Installs below $work/inst and writes $work/server.conf, with which a server
+# finds the extension there.  Only if the server has no such setting is the
 # system's own directory written to.
 build_and_install() {
 	local destdir=$work/inst
 	destination_settings >"$work/server.conf"
 	[ -s "$work/server.conf" ] || destdir=
 	# the server's own JIT code is of no use for so short a run
-	if ! as_user make -s -C "$work/src" PG_CONFIG="$PG_CONFIG" with_llvm=no "$@" all >"$work/build.log" 2>&1 ||
-		! as_user make -s -C "$work/src" PG_CONFIG="$PG_CONFIG" with_llvm=no "$@" DESTDIR="$destdir" install >>"$work/build.log" 2>&1; then
+	if ! as_user make -s -C "$work/src" PG_CONFIG="$PG_CONFIG" with_llvm=no "${build_options[@]}" all >"$work/build.log" 2>&1 ||
+		! as_user make -s -C "$work/src" PG_CONFIG="$PG_CONFIG" with_llvm=no "${build_options[@]}" DESTDIR="$destdir" install >>"$work/build.log" 2>&1; then
 		cat "$work/build.log" >&2
 		[ -n "$destdir" ] || say "This server can only use extensions of its own installation, which is not writable: run 'make install' as its owner." >&2
 		die "Could not build the extension."
