@@ -83,8 +83,9 @@ static void read_version(void);
 static bool same_version(TriggerVersion *a, TriggerVersion *b);
 static SharedDatabase *find_database(void);
 static bool is_loaded(void);
-static bool set_loaded(TriggerVersion *loaded);
-static uint64 add_all(void);
+static SharedDatabase *make_database(void);
+static void set_loaded(SharedDatabase *entry, const TriggerVersion *loaded);
+static uint64 add_all(SharedDatabase *entry);
 static void load(void);
 
 /*
@@ -244,10 +245,10 @@ is_loaded(void)
 }
 
 /*
- * Remember that they have.  Returns false where there is no room for that.
+ * This database's entry, made if there is none; NULL where there is no room.
  */
-static bool
-set_loaded(TriggerVersion *loaded)
+static SharedDatabase *
+make_database(void)
 {
 	SharedDatabase *entry;
 
@@ -255,32 +256,53 @@ set_loaded(TriggerVersion *loaded)
 	entry = find_database();
 	if (entry == NULL && shared->ndatabases < MAX_DATABASES)
 	{
+		/* no version is that of all zeroes */
 		entry = &shared->databases[shared->ndatabases++];
 		entry->database = MyDatabaseId;
 	}
-	if (entry != NULL)
-		entry->version = *loaded;
 	LWLockRelease(&shared->lock);
-	return entry != NULL;
+	return entry;
+}
+
+/*
+ * Remember that they have.
+ */
+static void
+set_loaded(SharedDatabase *entry, const TriggerVersion *loaded)
+{
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	entry->version = *loaded;
+	LWLockRelease(&shared->lock);
 }
 
 /*
  * Add the keys of all rows of the state table.  Returns how many rows.
  */
 static uint64
-add_all(void)
+add_all(SharedDatabase *entry)
 {
 	Relation	rel = state_open("opt_out_period", AccessShareLock);
 	TableScanDesc scan = table_beginscan(rel, SnapshotAny, 0, NULL, SO_NONE);
+	HeapScanDesc heap_scan = (HeapScanDesc) scan;
 	HeapTuple	tuple;
 	UserKey		batch[LOAD_BATCH];
 	uint64		nrows = 0;
+	BlockNumber last_block = InvalidBlockNumber;
 
+	pg_atomic_write_u32(&entry->blocks_scanned, 0);
+	pg_atomic_write_u32(&entry->blocks_total, heap_scan->rs_nblocks);
 	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 	{
 		UserKey    *key = &batch[nrows++ % LOAD_BATCH];
+		BlockNumber block = ItemPointerGetBlockNumber(&tuple->t_self);
 
 		CHECK_FOR_INTERRUPTS();
+		if (block != last_block)
+		{
+			pg_atomic_write_u32(&entry->blocks_scanned,
+								(block + heap_scan->rs_nblocks - heap_scan->rs_startblock) % heap_scan->rs_nblocks);
+			last_block = block;
+		}
 		*key = periods_key(rel, tuple);
 		filter_prefetch(key);
 		if (nrows % LOAD_BATCH == 0)
@@ -289,6 +311,7 @@ add_all(void)
 	filter_add(batch, nrows % LOAD_BATCH);
 	table_endscan(scan);
 	table_close(rel, NoLock);
+	pg_atomic_write_u32(&entry->blocks_total, 0);
 	return nrows;
 }
 
@@ -301,6 +324,7 @@ load(void)
 {
 	LOCKTAG		tag;
 	TriggerVersion loading = version;
+	SharedDatabase *entry;
 	bool		loaded;
 
 	/* an error releases this lock */
@@ -309,7 +333,7 @@ load(void)
 		return;
 
 	loaded = is_loaded();
-	if (!loaded && (shared->ndatabases < MAX_DATABASES || find_database() != NULL))
+	if (!loaded && (entry = make_database()) != NULL)
 	{
 		instr_time	start;
 		instr_time	duration;
@@ -317,21 +341,47 @@ load(void)
 
 		INSTR_TIME_SET_CURRENT(start);
 		cache_invalidate_all();
-		nrows = add_all();
+		nrows = add_all(entry);
 		INSTR_TIME_SET_CURRENT(duration);
 		INSTR_TIME_SUBTRACT(duration, start);
 
-		loaded = set_loaded(&loading);
-		if (loaded)
-			ereport(LOG,
-					(errmsg("optout added the keys of " UINT64_FORMAT " rows to the shared filter in %.1f ms",
-							nrows, INSTR_TIME_GET_MILLISEC(duration))));
+		set_loaded(entry, &loading);
+		loaded = true;
+		ereport(LOG,
+				(errmsg("optout added the keys of " UINT64_FORMAT " rows to the shared filter in %.1f ms",
+						nrows, INSTR_TIME_GET_MILLISEC(duration))));
 	}
 	LockRelease(&tag, ExclusiveLock, false);
 
 	/* not version itself, which an invalidation may have outdated meanwhile */
 	if (loaded && same_version(&loading, &version))
 		version_loaded = true;
+}
+
+/*
+ * How far the adding of this database's keys has come, from 0 to 1; -1 where
+ * nobody is adding them.  Who was interrupted in it leaves the last state until
+ * somebody takes it up.
+ */
+double
+coverage_progress(void)
+{
+	double		progress = -1;
+	SharedDatabase *entry;
+
+	if (shared == NULL)
+		return progress;
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	entry = find_database();
+	if (entry != NULL)
+	{
+		uint32		total = pg_atomic_read_u32(&entry->blocks_total);
+
+		if (total > 0)
+			progress = Min(1, (double) pg_atomic_read_u32(&entry->blocks_scanned) / total);
+	}
+	LWLockRelease(&shared->lock);
+	return progress;
 }
 
 /*

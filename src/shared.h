@@ -16,7 +16,7 @@
  * change of either: the library may be replaced while the server runs, and then
  * backends with the old and the new one meet in memory made on demand.
  */
-#define LAYOUT 1
+#define LAYOUT 2
 
 #define LEVELS 3
 #define LEVEL_FACTOR 8
@@ -60,6 +60,10 @@ typedef struct SharedDatabase
 {
 	Oid			database;
 	TriggerVersion version;		/* the keys were added under this one */
+
+	/* while keys are being added: blocks of the state table */
+	pg_atomic_uint32 blocks_scanned;
+	pg_atomic_uint32 blocks_total;	/* 0 if they are not being added */
 } SharedDatabase;
 
 typedef struct Shared
