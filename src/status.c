@@ -76,7 +76,10 @@ optout_load_progress(PG_FUNCTION_ARGS)
 {
 	double		progress;
 
-	/* as filter_statistics(), it takes the adding up itself if nobody else has */
+	/*
+	 * as filter_statistics(), it takes the adding up itself if nobody else
+	 * has
+	 */
 	if (coverage() != COVERAGE_PARTIAL || (progress = coverage_progress()) < 0)
 		PG_RETURN_NULL();
 	PG_RETURN_FLOAT8(progress);
