@@ -149,7 +149,8 @@ sub begin
 {
 	my ($self, $sql) = @_;
 
-	$self->send("$sql;\n" . $self->_marker);
+	# after a line of \copy, psql would send the semicolon as a query of its own
+	$self->send($sql . ($sql =~ /\n\z/ ? '' : ";\n") . $self->_marker);
 }
 
 sub _marker
