@@ -224,7 +224,8 @@ optout_revoke_authority(PG_FUNCTION_ARGS)
 						rolename ? rolename : psprintf("%u", auth.role),
 						ident_for_message(auth.privilege),
 						ident_for_message(auth.organization))));
-	else if (auth.administer && rolename != NULL &&
+	/* the owner may execute them in any case */
+	else if (auth.administer && rolename != NULL && auth.role != state_owner() &&
 			 state_select_count("SELECT count(*) FROM optout.authority "
 								"WHERE role = $1 AND privilege = '" PRIVILEGE_ADMINISTER "'",
 								1, argtypes, values, NULL) == 0)

@@ -34,6 +34,7 @@
 
 #include "access/relation.h"
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
@@ -266,6 +267,12 @@ optout_guard(PG_FUNCTION_ARGS)
 	StringInfoData roles;
 	char	   *relname;
 
+	/* they hold no events, and what it discarded there would be missed */
+	if (RelationGetNamespace(rel) == get_namespace_oid("optout", true))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("cannot guard \"%s\", a table of the extension itself",
+						RelationGetRelationName(rel))));
 	if (existing != NULL && existing->tgfoid != discard_function())
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),

@@ -27,6 +27,7 @@ SELECT count(*) = 0, 'every period names roles that there are'
  WHERE role NOT IN (SELECT rolname FROM pg_roles);
 SELECT bool_and(discarded > 0 AND hour = date_trunc('hour', hour, 'UTC') AND hour <= clock_timestamp()), 'the ledger counts by hours'
   FROM optout.discard_ledger;
+SELECT bool_and(has_function_privilege(proowner, oid, 'EXECUTE')), 'the owner may execute everything' FROM fuzz.routine;
 SELECT bool_and(has_function_privilege(a.role, r.oid, 'EXECUTE')), 'whoever may administer may execute'
   FROM optout.authority a, fuzz.routine r
  WHERE a.privilege = 'administer' AND r.proname IN ('enroll', 'opt_out', 'opt_in', 'forget', 'sign_in', 'settle');
@@ -131,3 +132,4 @@ SELECT NOT EXISTS (SELECT FROM optout.opt_out_history WHERE user_id = 'last' UNI
 SELECT fuzz.restore() \g /dev/null
 SELECT count(*) = 5 AND bool_and(fires = 'always'), 'guards fire always' FROM optout.guarded
  WHERE relation = ANY ('{fuzz.event,fuzz.event_uuid,fuzz.event_bigint,fuzz.event_unlogged,fuzz.event_part}'::regclass[]);
+SELECT count(*) = 0, 'the extension''s own tables have none' FROM optout.guarded WHERE relation::text LIKE 'optout.%';

@@ -164,24 +164,28 @@ SELECT 'uuid', NULL, quote_nullable(v) FROM unnest(ARRAY[NULL, '00000000-0000-00
 INSERT INTO value VALUES ('uuid', NULL, 'gen_random_uuid()');
 
 -- relations by number too, for a name has to exist
-INSERT INTO value SELECT 'regclass', NULL, v FROM unnest(ARRAY['NULL', '0', '1', '4294967295', '99999999', '''nothing''']) AS v;
-INSERT INTO value
+SET search_path = '';
+INSERT INTO fuzz.value SELECT 'regclass', NULL, v FROM unnest(ARRAY['NULL', '0', '1', '4294967295', '99999999', '''nothing''']) AS v;
+INSERT INTO fuzz.value
 SELECT 'regclass', NULL, quote_literal(oid::regclass) FROM pg_class
  WHERE relnamespace = 'fuzz'::regnamespace AND relkind <> 't' OR oid IN (
 	'pg_class'::regclass, 'pg_database'::regclass, 'pg_class_oid_index'::regclass, 'pg_stat_activity'::regclass, 'information_schema.tables'::regclass,
 	'pg_largeobject'::regclass, (SELECT reltoastrelid FROM pg_class WHERE oid = 'pg_proc'::regclass))
 	OR relnamespace = 'optout'::regnamespace;
-INSERT INTO value VALUES
+INSERT INTO fuzz.value VALUES
 	('regclass', NULL, '''pg_temp.event_temporary'''), ('regclass', NULL, '(SELECT max(oid) FROM pg_class WHERE relname = ''event_elsewhere'')'),
 	('regclass', NULL, '(SELECT reltoastrelid FROM pg_class WHERE oid = ''fuzz.event''::regclass)');
-INSERT INTO value SELECT 'regclass', 'relation', quote_literal(oid::regclass) FROM pg_class
+INSERT INTO fuzz.value SELECT 'regclass', 'relation', quote_literal(oid::regclass) FROM pg_class
  WHERE relnamespace = 'fuzz'::regnamespace AND relkind IN ('r', 'p') AND relname ~* 'event|odd';
-INSERT INTO value
+INSERT INTO fuzz.value SELECT 'regclass', 'relation', quote_literal('fuzz.' || relation)
+  FROM unnest('{event,event_uuid,event_bigint,event_part,event_plain,event_unlogged}'::text[]) AS relation, generate_series(1, 3);
+INSERT INTO fuzz.value
 SELECT 'name', NULL, quote_nullable(v) FROM unnest(ARRAY[NULL, '', ' ', '*', 'ctid', 'tableoid', 'nothing', 'USER_ID', 'user_id; --', 'lower_id', 'twice',
 	'place', 'raw', 'ids', 'gone', '........pg.dropped.2........', repeat('x', 200), U&'\00fc', 'relname', 'oid']) AS v;
-INSERT INTO value SELECT 'name', 'user_id', quote_literal(v) FROM unnest(ARRAY['user_id', 'user_id', 'user_id', 'User Id', 'a"b''; --', 'code', 'name', 'uid', 'big', 'small', 'n']) AS v;
-INSERT INTO value SELECT 'name', 'organization', quote_nullable(v) FROM unnest(ARRAY['organization', 'organization', NULL, NULL, 'user_id', 'code', 'n']) AS v;
-INSERT INTO value SELECT 'name', 'occurred_at', quote_nullable(v) FROM unnest(ARRAY['at', 'at', 'occurred_at', NULL, NULL, 'user_id']) AS v;
+INSERT INTO fuzz.value SELECT 'name', 'user_id', quote_literal(v) FROM unnest(ARRAY['user_id', 'user_id', 'user_id', 'User Id', 'a"b''; --', 'code', 'name', 'uid', 'big', 'small', 'n']) AS v;
+INSERT INTO fuzz.value SELECT 'name', 'organization', quote_nullable(v) FROM unnest(ARRAY['organization', 'organization', NULL, NULL, 'user_id', 'code', 'n']) AS v;
+INSERT INTO fuzz.value SELECT 'name', 'occurred_at', quote_nullable(v) FROM unnest(ARRAY['at', 'at', 'occurred_at', NULL, NULL, 'user_id']) AS v;
+SET search_path = fuzz;
 INSERT INTO value SELECT 'regrole', NULL, v FROM unnest(ARRAY['NULL', '0', '1', '4294967295', '99999999', '''nobody''', '''pg_monitor''', '''public''', '''-''']) AS v;
 INSERT INTO value SELECT 'regrole', 'role', quote_literal(oid::regrole) FROM pg_roles WHERE rolname ~ 'fuzz';
 
@@ -229,7 +233,10 @@ BEGIN
 	GRANT EXECUTE ON ALL ROUTINES IN SCHEMA optout TO fuzz_admin, fuzz_stranger;
 	PERFORM optout.forget(array_agg(user_id), organization, true)
 	   FROM (SELECT user_id, organization FROM optout.opt_out_history GROUP BY user_id, organization
-			 HAVING count(*) > 20 OR user_id LIKE 'many%') AS h
+			 HAVING count(*) > 20 OR user_id LIKE 'many%'
+			 UNION
+			 SELECT user_id, organization FROM (SELECT user_id, organization FROM optout.product_user UNION SELECT user_id, organization FROM optout.opt_out_history) AS u
+			  WHERE user_id NOT IN (SELECT user_id FROM fuzz.member) AND user_id NOT LIKE 'many%') AS h
 	  GROUP BY organization;
 	PERFORM optout.enroll(array_agg(user_id), organization) FROM fuzz.member GROUP BY organization;
 	PERFORM optout.enroll(array_agg('many' || i), 'acme') FROM generate_series(1, 1500) i;

@@ -97,6 +97,8 @@ BEGIN
 		WHEN 'what' THEN
 			RETURN (ARRAY['', '''user_id''', '''user_id'', ''organization''', '''user_id'', ''organization'', ''occurred_at''', '''occurred_at'', ''user_id''',
 				'''organization'', ''user_id''', '''nothing''', ''''', 1', '''user_id'', ''user_id'''])[floor(random() * 9) + 1];
+		WHEN 'guard' THEN
+			RETURN (ARRAY['''user_id''', '''user_id'', ''organization''', '''user_id'', NULL, ''at''', '''n''', 'NULL', '''nothing'''])[floor(random() * 6) + 1];
 		WHEN 'trigger' THEN
 			SELECT format('optout.%I', proname) INTO result FROM fuzz.routine WHERE prorettype = 'trigger'::regtype ORDER BY random() LIMIT 1;
 			RETURN result;
@@ -335,7 +337,9 @@ SELECT count(*) FROM optout.guarded g, optout.readable_organization o WHERE @boo
 INSERT INTO v SELECT user_id, organization FROM fuzz.member ORDER BY random() LIMIT @n@
 UPDATE v SET user_id = @user@ WHERE random() < 0.1
 DROP VIEW v$t$),
-(3, $t$CREATE MATERIALIZED VIEW fuzz.@unique@ AS SELECT @rowtext@ AS t FROM fuzz.row r WHERE r.n % 12 = @n@$t$),
+(3, $t$CREATE MATERIALIZED VIEW fuzz.@unique@ AS SELECT @rowtext@ AS t FROM fuzz.row r WHERE r.n % 12 = @n@
+REFRESH MATERIALIZED VIEW fuzz.@unique@
+DROP MATERIALIZED VIEW fuzz.@unique@$t$),
 (3, $t$CREATE TEMPORARY TABLE t AS SELECT @rowtext@ AS t FROM fuzz.row r WHERE @rowbool@
 ALTER TABLE t ADD d text DEFAULT @text@, ADD CHECK (@bool@)
 INSERT INTO t DEFAULT VALUES
@@ -409,6 +413,52 @@ INSERT INTO t SELECT user_id, organization FROM fuzz.member ORDER BY random() LI
 SELECT count(*) FROM t
 DROP TABLE t$t$),
 
+-- tables that change under their guard
+(5, $t$CREATE TEMPORARY TABLE t (LIKE fuzz.event_plain)
+SELECT optout.guard('pg_temp.t', organization => 'organization', occurred_at => 'at')
+ALTER TABLE t RENAME user_id TO person
+INSERT INTO t SELECT user_id, organization, @time@ FROM fuzz.member ORDER BY random() LIMIT @n@
+ALTER TABLE t ALTER n TYPE text, ADD extra text DEFAULT @text@
+ALTER TABLE t ALTER person TYPE varchar
+ALTER TABLE t DROP at
+INSERT INTO t SELECT user_id, organization FROM fuzz.member ORDER BY random() LIMIT @n@ RETURNING @text@
+ALTER TABLE t DROP organization CASCADE
+INSERT INTO t SELECT user_id FROM fuzz.member ORDER BY random() LIMIT @n@
+SELECT count(*) FROM optout.guarded WHERE @bool@
+DROP TABLE t$t$),
+(5, $t$CREATE TEMPORARY TABLE t (LIKE fuzz.event_plain) PARTITION BY LIST (n)
+CREATE TEMPORARY TABLE t1 (n integer, gone text, at timestamptz, organization text, user_id text)
+SELECT optout.guard('pg_temp.t', organization => 'organization')
+SELECT optout.guard('pg_temp.t1', @guard@)
+ALTER TABLE t1 DROP gone
+ALTER TABLE t ATTACH PARTITION t1 FOR VALUES IN (1)
+SELECT optout.unguard('pg_temp.t1')
+ALTER TABLE t ATTACH PARTITION t1 FOR VALUES IN (1)
+CREATE TEMPORARY TABLE t2 PARTITION OF t DEFAULT
+INSERT INTO t SELECT user_id, organization, @time@, length(user_id) % 3 FROM fuzz.member ORDER BY random() LIMIT @n@
+COPY t (user_id, organization, at) FROM '@dir@/events' WHERE @bool@
+UPDATE t SET n = 3 - n, user_id = @user@ WHERE random() < 0.5
+SELECT optout.guard('pg_temp.t1', @guard@), optout.guard('pg_temp.t', @guard@)
+ALTER TABLE t DETACH PARTITION t1
+INSERT INTO t1 (user_id, n) SELECT user_id, n FROM fuzz.row r WHERE r.n % 12 = @n@
+SELECT optout.unguard('pg_temp.t'), @call@
+DROP TABLE t, t1$t$),
+(4, $t$CREATE TEMPORARY TABLE k (id serial, user_id text UNIQUE)
+CREATE TEMPORARY TABLE t (user_id text REFERENCES k (user_id) ON UPDATE CASCADE ON DELETE SET NULL DEFERRABLE, n integer)
+SELECT optout.guard('pg_temp.t'), optout.guard('pg_temp.k', @guard@)
+INSERT INTO k (user_id) SELECT user_id FROM fuzz.member GROUP BY user_id ORDER BY random() LIMIT 10
+INSERT INTO t SELECT user_id, 1 FROM k
+UPDATE k SET user_id = @user@ WHERE id = 1
+UPDATE k SET user_id = 'v' || id WHERE @bool@
+DELETE FROM k WHERE random() < 0.3
+DROP TABLE t, k$t$),
+(4, $t$CREATE FUNCTION pg_temp.f(depth integer) RETURNS void LANGUAGE plpgsql AS $f$ BEGIN PERFORM @call@; INSERT INTO fuzz.event (user_id, organization) SELECT user_id, organization FROM fuzz.member ORDER BY random() LIMIT 3; IF depth > 0 THEN PERFORM pg_temp.f(depth - 1); END IF; IF random() < 0.3 THEN RAISE SQLSTATE 'FUZZZ'; END IF; EXCEPTION WHEN OTHERS THEN RAISE WARNING USING ERRCODE = SQLSTATE, MESSAGE = 'caught: ' || SQLERRM; END $f$
+SELECT pg_temp.f(8)
+BEGIN
+SELECT pg_temp.f(70)
+@end@
+DROP FUNCTION pg_temp.f$t$),
+
 -- maintenance
 (2, $t$ANALYZE optout.opt_out_period, optout.product_user, optout.discard_ledger$t$),
 (2, $t$VACUUM optout.opt_out_period, optout.discard_ledger$t$),
@@ -449,12 +499,12 @@ END $$;
 CREATE FUNCTION fuzz.digest() RETURNS text
 LANGUAGE sql SECURITY DEFINER AS $$
 	SELECT md5(concat(
-		(SELECT string_agg(u::text, ',' ORDER BY u) FROM optout.product_user u),
-		(SELECT string_agg(p::text, ',' ORDER BY p) FROM optout.opt_out_period p),
-		(SELECT string_agg(a::text, ',' ORDER BY a) FROM optout.authority a),
-		(SELECT string_agg(l::text, ',' ORDER BY l) FROM optout.discard_ledger l),
-		(SELECT string_agg(format('%s %s', p.oid, p.proacl), ',' ORDER BY p.oid) FROM fuzz.routine p),
-		(SELECT string_agg(format('%s %s', t.oid, t.tgargs), ',' ORDER BY t.oid) FROM pg_trigger t
+		(SELECT sum(hashtextextended(u::text, 0)) FROM optout.product_user u),
+		(SELECT sum(hashtextextended(p::text, 0)) FROM optout.opt_out_period p),
+		(SELECT sum(hashtextextended(a::text, 0)) FROM optout.authority a),
+		(SELECT sum(hashtextextended(l::text, 0)) FROM optout.discard_ledger l),
+		(SELECT sum(hashtextextended(format('%s %s', r.oid, r.proacl), 0)) FROM fuzz.routine r),
+		(SELECT sum(hashtextextended(format('%s %s', t.oid, t.tgargs), 0)) FROM pg_trigger t
 		  WHERE tgfoid = 'optout.discard_opted_out'::regproc)))
 $$;
 

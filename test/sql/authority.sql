@@ -180,6 +180,9 @@ SET ROLE regress_member;
 SELECT optout.opt_in('dora', 'acme');
 SET ROLE "regress Owner";
 SELECT optout.revoke_authority('regress_member', 'acme', 'administer');
+-- whatever is granted and revoked
+SELECT optout.grant_authority('"regress Owner"', 'acme', 'administer'), optout.revoke_authority('"regress Owner"', 'acme', 'administer');
+SELECT optout.opt_out('dora', 'acme');
 RESET ROLE;
 DROP EXTENSION optout;
 DROP ROLE "regress Owner";

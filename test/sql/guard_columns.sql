@@ -113,6 +113,9 @@ CREATE CONSTRAINT TRIGGER u AFTER INSERT ON by_hand FOR EACH ROW EXECUTE FUNCTIO
 DROP TRIGGER t ON by_hand;
 INSERT INTO by_hand VALUES ('bob');
 SELECT optout.add_to_filter();
+-- a table of the extension, where it would discard what is no event
+SELECT optout.guard('optout.opt_out_period');
+SELECT optout.guard('optout.product_user', 'user_id', 'organization');
 -- somebody else's table
 CREATE ROLE regress_other;
 GRANT EXECUTE ON FUNCTION optout.guard(regclass, name, name, name), optout.unguard(regclass), optout.discard_opted_out() TO regress_other;
