@@ -51,6 +51,9 @@ public class Jdbc {
 				}
 				tell(db, "executeUpdate", counts.toString());
 			}
+			try (PreparedStatement insert = db.prepareStatement(INSERT.replace("event", "event_in"))) {
+				tell(db, "executeBatch, view", Arrays.toString(executeBatch(insert)));
+			}
 			try (PreparedStatement insert = db.prepareStatement(INSERT, Statement.RETURN_GENERATED_KEYS)) {
 				StringJoiner keys = new StringJoiner(" ");
 				for (String user : EVENTS) {
