@@ -14,7 +14,7 @@ def show(*columns):
 def connect(user, more=""):
     return pyodbc.connect(
         "Driver={{PostgreSQL Unicode}};Servername={PGHOST};Port={PGPORT};Database={PGDATABASE};".format(**os.environ)
-        + f"Uid={user};CommLog=0;{more}",  # or it leaves a log in /tmp
+        + f"Uid={user};{more}",
         autocommit=True,
     )
 
