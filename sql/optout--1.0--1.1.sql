@@ -50,6 +50,7 @@ COMMENT ON COLUMN optout.replicas.kind IS '''subscriber'', ''standby'', or ''ini
 COMMENT ON COLUMN optout.replicas.connected IS 'Whether it is connected now.';
 COMMENT ON COLUMN optout.replicas.applied IS 'Changes up to here are in force there; NULL where unknown: during the initial copy, for a standby that is not connected, and for a standby where the reader is no member of pg_monitor.';
 COMMENT ON COLUMN optout.replicas.lag IS 'How much write-ahead log, in bytes, it has yet to apply, of other changes too; NULL where unknown.';
+REVOKE ALL ON optout.replicas FROM PUBLIC;
 GRANT SELECT ON optout.replicas TO PUBLIC;
 
 CREATE PROCEDURE optout.settle_replicas(timeout interval DEFAULT NULL, names text[] DEFAULT NULL)

@@ -96,8 +96,11 @@ $authority->safe_psql('postgres', q{
 	ALTER TABLE optout.opt_out_period DISABLE ROW LEVEL SECURITY});
 subscribe($_) for 2, 3;
 $_->poll_query_until('postgres', $copied) or die 'no first copy' for @ingest;
+$authority->safe_psql('postgres', 'CREATE DATABASE other');
+$authority->safe_psql('other', q{SELECT pg_create_logical_replication_slot('elsewhere', 'pgoutput')});
 $authority->safe_psql('postgres', 'CALL optout.settle_replicas()');
-is(replicas('name, kind, connected, applied IS NOT NULL'), join("\n", map { "ingest$_|subscriber|t|t" } 1 .. 3), 'three subscribers');
+is(replicas('name, kind, connected, applied IS NOT NULL'), join("\n", map { "ingest$_|subscriber|t|t" } 1 .. 3),
+	'three subscribers of this database');
 
 for my $server (@ingest)
 {
@@ -224,11 +227,11 @@ is($standbys[0]->safe_psql('postgres', q{SELECT optout.is_opted_out('alice')}), 
 
 # who receives without applying is no replica
 my $archive = PostgreSQL::Test::Utils::tempdir();
-my $receiver = IPC::Run::start([ 'pg_receivewal', '-D', $archive, '-d', $authority->connstr, '--synchronous' ]);
+my $receiver = IPC::Run::start([ 'pg_receivewal', '-D', $archive, '-d', $authority->connstr . ' application_name=archive', '--synchronous' ]);
 $authority->safe_psql('postgres', 'SELECT optout.opt_out(\'alice\')');
-$authority->poll_query_until('postgres', q{SELECT flush_lsn IS NOT NULL FROM pg_stat_replication WHERE application_name = 'pg_receivewal'})
+$authority->poll_query_until('postgres', q{SELECT flush_lsn IS NOT NULL FROM pg_stat_replication WHERE application_name = 'archive'})
   or die 'pg_receivewal is not connected';
-unlike(replicas('name'), qr/pg_receivewal/, 'pg_receivewal is not shown');
+unlike(replicas('name'), qr/archive/, 'pg_receivewal is not shown');
 $receiver->signal('INT');
 $receiver->finish;
 
