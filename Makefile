@@ -14,7 +14,7 @@ EXTENSION = optout
 EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" optout.control)
 MODULE_big = optout
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
-DATA = $(sort $(wildcard sql/*--*.sql))
+DATA = $(sort $(wildcard sql/*--*.sql)) sql/optout-page.sql
 SHLIB_LINK = -Wl,--version-script=$(srcdir)/src/exports.map -Wl,-z,relro,-z,now
 # what is not exported cannot be replaced, so calls within a file can be inlined;
 # the same bytes wherever it is built

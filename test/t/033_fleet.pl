@@ -192,12 +192,13 @@ for my $user ('alice', 'alice', 'alice')
 $authority->append_conf('postgresql.conf', "synchronous_standby_names = ''\n");
 $authority->reload;
 
-# A standby for reports, with a slot and without
+# Standbys for reports: with a slot, without, and one behind the first
 $authority->backup('base');
-my @standbys = map { PostgreSQL::Test::Cluster->new("report$_") } 1, 2;
+my @standbys = map { PostgreSQL::Test::Cluster->new("report$_") } 1 .. 3;
 for my $standby (@standbys)
 {
 	$standby->init_from_backup($authority, 'base', has_streaming => 1);
+	$standby->enable_streaming($standbys[0]) if $standby == $standbys[2];
 	$standby->append_conf('postgresql.conf', "hot_standby_feedback = on\n");
 }
 $authority->safe_psql('postgres', q{SELECT pg_create_physical_replication_slot('report_slot')});
@@ -208,9 +209,12 @@ $authority->poll_query_until('postgres', q{SELECT count(*) = 2 FROM optout.repli
   or die 'standbys not connected';
 $authority->safe_psql('postgres', q{SELECT optout.opt_out('alice')});
 $authority->safe_psql('postgres', q{CALL optout.settle_replicas(names => '{report_slot,report2}')});
+$standbys[0]->safe_psql('postgres', q{CALL optout.settle_replicas(names => '{report3}')});
 is($_->safe_psql('postgres', q{SELECT optout.is_opted_out('alice')}), 't', 'in force on a standby') for @standbys;
-is($standbys[0]->safe_psql('postgres', q{SELECT count(*), bool_and(replica_lag IS NULL) FROM optout.replicas RIGHT JOIN optout.status ON true}), '1|t',
-	'views on a standby');
+is($standbys[0]->safe_psql('postgres', q{SELECT name, kind, lag >= 0, replica_lag ? 'report3' FROM optout.replicas, optout.status}),
+	'report3|standby|t|t', 'a standby behind a standby');
+is($standbys[1]->safe_psql('postgres', q{SELECT count(*), bool_and(replica_lag IS NULL) FROM optout.replicas RIGHT JOIN optout.status ON true}), '1|t',
+	'none behind the other');
 is(replicas(q{name, lag IS NULL}, role => 'nobody') =~ /^report_slot\|t$/m ? 'unknown' : '', 'unknown', 'lag of standbys is for monitors only');
 is(replicas(q{name, lag IS NULL}, role => 'pg_monitor') =~ /^report_slot\|f$/m ? 'known' : '', 'known', 'who see it');
 $standbys[0]->safe_psql('postgres', 'SELECT pg_wal_replay_pause()');
