@@ -7,6 +7,7 @@
 #   make bench       time it beside other ways to do the same
 #   make soak        look for leaks for MINUTES=5 or longer
 #   make fuzz        run STATEMENTS=100000 made at random; best on a server with assertions
+#   make recipes     try the README's recipes with the other programs they take
 #   make dist        make the archive for PGXN
 #   make, make install, make installcheck   as with any PGXS extension
 
@@ -74,10 +75,13 @@ soak:
 fuzz:
 	@test/fuzz/run
 
+recipes:
+	@test/recipes
+
 # the archive for PGXN
 DISTVERSION = $(shell sed -n '1,/"version"/s/.*"version": "\(.*\)".*/\1/p' META.json)
 DISTDIR = .
 dist:
 	git archive --format=zip --prefix=optout-$(DISTVERSION)/ -o $(DISTDIR)/optout-$(DISTVERSION).zip HEAD
 
-.PHONY: all install installcheck clean demo test matrix check-hardened bench bench-large soak fuzz dist
+.PHONY: all install installcheck clean demo test matrix check-hardened bench bench-large soak fuzz recipes dist
