@@ -8,6 +8,7 @@
 #   make soak        look for leaks for MINUTES=5 or longer
 #   make fuzz        run STATEMENTS=100000 made at random; best on a server with assertions
 #   make recipes     try the README's recipes with the other programs they take
+#   make clients     real clients and drivers: what each reports of a discarded event
 #   make dist        make the archive for PGXN
 #   make, make install, make installcheck   as with any PGXS extension
 
@@ -78,10 +79,13 @@ fuzz:
 recipes:
 	@test/recipes
 
+clients:
+	@test/clients/run
+
 # the archive for PGXN
 DISTVERSION = $(shell sed -n '1,/"version"/s/.*"version": "\(.*\)".*/\1/p' META.json)
 DISTDIR = .
 dist:
 	git archive --format=zip --prefix=optout-$(DISTVERSION)/ -o $(DISTDIR)/optout-$(DISTVERSION).zip HEAD
 
-.PHONY: all install installcheck clean demo test matrix check-hardened bench bench-large soak fuzz recipes dist
+.PHONY: all install installcheck clean demo test matrix check-hardened bench bench-large soak fuzz recipes clients dist
