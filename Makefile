@@ -7,6 +7,7 @@
 #   make bench       time it beside other ways to do the same
 #   make soak        look for leaks for MINUTES=5 or longer
 #   make fuzz        run STATEMENTS=100000 made at random; best on a server with assertions
+#   make recipes     try the README's recipes with the other programs they take
 #   make clients     real clients and drivers: what each reports of a discarded event
 #   make dist        make the archive for PGXN
 #   make, make install, make installcheck   as with any PGXS extension
@@ -15,7 +16,7 @@ EXTENSION = optout
 EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" optout.control)
 MODULE_big = optout
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
-DATA = $(sort $(wildcard sql/*--*.sql))
+DATA = $(sort $(wildcard sql/*--*.sql)) sql/optout-page.sql
 SHLIB_LINK = -Wl,--version-script=$(srcdir)/src/exports.map -Wl,-z,relro,-z,now
 # what is not exported cannot be replaced, so calls within a file can be inlined;
 # the same bytes wherever it is built
@@ -75,6 +76,9 @@ soak:
 fuzz:
 	@test/fuzz/run
 
+recipes:
+	@test/recipes
+
 clients:
 	@test/clients/run
 
@@ -84,4 +88,4 @@ DISTDIR = .
 dist:
 	git archive --format=zip --prefix=optout-$(DISTVERSION)/ -o $(DISTDIR)/optout-$(DISTVERSION).zip HEAD
 
-.PHONY: all install installcheck clean demo test matrix check-hardened bench bench-large soak fuzz clients dist
+.PHONY: all install installcheck clean demo test matrix check-hardened bench bench-large soak fuzz recipes clients dist

@@ -82,9 +82,16 @@ typedef struct GuardColumns
 	Oid			type[GUARD_ROLES];	/* base type */
 } GuardColumns;
 
+/* a trigger of the guard's name */
+typedef struct GuardTrigger
+{
+	Oid			function;		/* InvalidOid where there is none */
+	bool		is_clone;		/* of a partitioned table's */
+} GuardTrigger;
+
 static Relation open_own_table(FunctionCallInfo fcinfo);
 static Oid	discard_function(void);
-static Trigger *find_guard(Relation rel);
+static GuardTrigger find_guard(Relation rel);
 static void check_column(Relation rel, GuardRole role, const char *colname);
 static void warn_of_gaps(Relation rel);
 static void run(const char *command);
@@ -139,19 +146,24 @@ discard_function(void)
 }
 
 /*
- * The relation's trigger of the guard's name, or NULL.
+ * The relation's trigger of the guard's name.  Copied, for what the relation
+ * cache has of it can be gone after any look-up in a catalog.
  */
-static Trigger *
+static GuardTrigger
 find_guard(Relation rel)
 {
+	GuardTrigger result = {InvalidOid, false};
 	TriggerDesc *trigdesc = rel->trigdesc;
 
 	for (int i = 0; trigdesc != NULL && i < trigdesc->numtriggers; i++)
 	{
 		if (strcmp(trigdesc->triggers[i].tgname, GUARD_TRIGGER) == 0)
-			return &trigdesc->triggers[i];
+		{
+			result.function = trigdesc->triggers[i].tgfoid;
+			result.is_clone = trigdesc->triggers[i].tgisclone;
+		}
 	}
-	return NULL;
+	return result;
 }
 
 /*
@@ -262,7 +274,7 @@ Datum
 optout_guard(PG_FUNCTION_ARGS)
 {
 	Relation	rel = open_own_table(fcinfo);
-	Trigger    *existing = find_guard(rel);
+	GuardTrigger existing = find_guard(rel);
 	StringInfoData columns;
 	StringInfoData roles;
 	char	   *relname;
@@ -273,13 +285,13 @@ optout_guard(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("cannot guard \"%s\", a table of the extension itself",
 						RelationGetRelationName(rel))));
-	if (existing != NULL && existing->tgfoid != discard_function())
+	if (OidIsValid(existing.function) && existing.function != discard_function())
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("trigger \"%s\" of relation \"%s\" is not a guard",
 						GUARD_TRIGGER, RelationGetRelationName(rel)),
 				 errhint("Rename or drop it.")));
-	if (existing != NULL && existing->tgisclone)
+	if (existing.is_clone)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("partition \"%s\" is guarded through its partitioned table",
@@ -327,10 +339,10 @@ Datum
 optout_unguard(PG_FUNCTION_ARGS)
 {
 	Relation	rel = open_own_table(fcinfo);
-	Trigger    *existing = find_guard(rel);
+	GuardTrigger existing = find_guard(rel);
 	char	   *relname;
 
-	if (existing == NULL || existing->tgfoid != discard_function())
+	if (existing.function != discard_function())
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("relation \"%s\" is not guarded",

@@ -46,8 +46,8 @@ SELECT c.oid::regclass, x.cond
   FROM pg_extension e, unnest(e.extconfig, e.extcondition) AS x (tab, cond) JOIN pg_class c ON c.oid = x.tab
  WHERE e.extname = 'optout' ORDER BY 1;
 
--- PUBLIC reads the views; it executes nothing but what status shows, and touches
--- no table.
+-- PUBLIC reads the views; it executes nothing but what status shows and waiting
+-- for replicas, and touches no table.
 CREATE ROLE regress_nobody;
 SELECT c.oid::regclass AS relation, p.privilege
   FROM pg_class c, unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) AS p (privilege)
