@@ -197,6 +197,7 @@ progress_phase(ProgressPhase phase, uint64 total)
 	progress_running->done = 0;
 	progress_running->total = total;
 	write_entry(progress_running);
+	log_progress(progress_running);
 }
 
 /*
@@ -211,7 +212,7 @@ progress_set(uint64 done)
 	running->done = Min(done, running->total);
 	if (running->entry != NULL)
 		pg_atomic_write_u64(&running->entry->done, running->done);
-	if (++running->steps % STEPS_PER_LOOK == 0 && log_startup_progress_interval > 0)
+	if (++running->steps % STEPS_PER_LOOK == 0)
 		log_progress(running);
 }
 
@@ -259,6 +260,8 @@ log_progress(Running *running)
 	instr_time	elapsed;
 	double		milliseconds;
 
+	if (log_startup_progress_interval == 0)
+		return;
 	INSTR_TIME_SET_CURRENT(elapsed);
 	INSTR_TIME_SUBTRACT(elapsed, running->begun);
 	milliseconds = INSTR_TIME_GET_MILLISEC(elapsed);
