@@ -9,9 +9,28 @@ RETURNS double precision
 AS 'MODULE_PATHNAME', 'optout_load_progress' LANGUAGE C;
 COMMENT ON FUNCTION optout.load_progress() IS
 'What the view optout.status shows as load_progress.';
-REVOKE ALL ON FUNCTION optout.load_progress() FROM PUBLIC;
--- the view's reader needs it
-GRANT EXECUTE ON FUNCTION optout.load_progress() TO PUBLIC;
+CREATE FUNCTION optout.command_progress(OUT pid integer, OUT command text, OUT phase text, OUT done bigint, OUT total bigint)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'optout_command_progress' LANGUAGE C;
+COMMENT ON FUNCTION optout.command_progress() IS
+'What the view optout.progress shows.';
+REVOKE ALL ON FUNCTION optout.load_progress(), optout.command_progress() FROM PUBLIC;
+-- the views' reader needs them
+GRANT EXECUTE ON FUNCTION optout.load_progress(), optout.command_progress() TO PUBLIC;
+
+CREATE VIEW optout.progress AS
+SELECT p.pid, p.command, p.phase, p.done, p.total
+  FROM optout.command_progress() p;
+COMMENT ON VIEW optout.progress IS
+'How far commands have come that are running in this database: the adding of keys after a start, and administration of 1000 users or more by one call. It names nobody. Not seen are those for which there is no shared memory, and more than 64 at once on the server.';
+COMMENT ON COLUMN optout.progress.pid IS 'Process that runs the command, as in pg_stat_activity.';
+COMMENT ON COLUMN optout.progress.command IS '''add keys'', ''enroll'', ''opt out'', ''opt in'', or ''forget''.';
+COMMENT ON COLUMN optout.progress.phase IS
+'What it is doing. ''add keys'': ''reading the table''. The others, in this order as far as they need to: ''locking users'', ''locking periods'', ''locking open periods''; ''writing users'', ''writing periods'' or ''deleting''; ''updating the filter''.';
+COMMENT ON COLUMN optout.progress.done IS 'How much of total is done in this phase. While the command looks for users to lock, and while it writes or deletes, it stays 0.';
+COMMENT ON COLUMN optout.progress.total IS 'How much there is to do in this phase, at most: when reading the table its blocks, else users; when deleting and then updating the filter, periods.';
+REVOKE ALL ON optout.progress FROM PUBLIC;
+GRANT SELECT ON optout.progress TO PUBLIC;
 
 -- Who has applied what.  A subscriber is known by its slot, which says what the
 -- subscriber has confirmed; its first copy of a table by a slot that the server
@@ -109,6 +128,6 @@ SELECT s.shared_filter, s.memory, s.keys, s.false_positive_rate,
 	   (SELECT pg_catalog.jsonb_object_agg(r.name, r.lag ORDER BY r.lag) FROM optout.replicas r WHERE r.name IS NOT NULL) AS replica_lag
   FROM optout.filter_statistics() s;
 COMMENT ON COLUMN optout.status.load_progress IS
-'While shared_filter is ''loading'': which share of the table another session has read to add its keys, from 0 to 1; the last state where that session was interrupted.';
+'While shared_filter is ''loading'': which share of the table another session has read to add its keys, from 0 to 1; see optout.progress.';
 COMMENT ON COLUMN optout.status.replica_lag IS
 'How much write-ahead log, in bytes, each of optout.replicas has yet to apply; null where unknown. NULL where there is none.';

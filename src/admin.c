@@ -17,6 +17,7 @@
 #include "directory.h"
 #include "ident.h"
 #include "periods.h"
+#include "progress.h"
 #include "state.h"
 
 PG_FUNCTION_INFO_V1(optout_enroll);
@@ -38,9 +39,13 @@ typedef struct AdminArgs
 {
 	UserIds		users;
 	text	   *organization;
+	bool		reported;		/* they are many, so progress is shown */
 } AdminArgs;
 
-static AdminArgs get_admin_args(FunctionCallInfo fcinfo, UserIds users);
+static AdminArgs get_admin_args(FunctionCallInfo fcinfo, UserIds users,
+								ProgressCommand command);
+static void phase(const AdminArgs *args, ProgressPhase phase, uint64 total);
+static void end_command(const AdminArgs *args);
 static void require_known(text *organization, const UserIds *users,
 						  const UserIds *enrolled, const UserIds *opted_out);
 static uint64 opt_out(FunctionCallInfo fcinfo, UserIds users);
@@ -49,10 +54,10 @@ static uint64 forget(FunctionCallInfo fcinfo, UserIds users);
 
 /*
  * Begin an administration function: resolve the organisation and check that
- * the caller may administer it.
+ * the caller may administer it.  All begin by locking the users.
  */
 static AdminArgs
-get_admin_args(FunctionCallInfo fcinfo, UserIds users)
+get_admin_args(FunctionCallInfo fcinfo, UserIds users, ProgressCommand command)
 {
 	AdminArgs	args;
 
@@ -60,7 +65,30 @@ get_admin_args(FunctionCallInfo fcinfo, UserIds users)
 	args.organization = organization_resolve(ARG_TEXT(1));
 	authority_require_administer(args.organization);
 	state_prevent_if_read_only(fcinfo);
+	args.reported = users.count >= MANY_USERS;
+	if (args.reported)
+		progress_begin(command, PROGRESS_LOCKING_USERS, users.count);
 	return args;
+}
+
+/*
+ * Go on to the next phase, with so many steps.
+ */
+static void
+phase(const AdminArgs *args, ProgressPhase phase, uint64 total)
+{
+	if (args->reported)
+		progress_phase(phase, total);
+}
+
+/*
+ * End an administration function.
+ */
+static void
+end_command(const AdminArgs *args)
+{
+	if (args->reported)
+		progress_end();
 }
 
 /*
@@ -101,9 +129,10 @@ require_known(text *organization, const UserIds *users,
 Datum
 optout_enroll(PG_FUNCTION_ARGS)
 {
-	AdminArgs	args = get_admin_args(fcinfo, user_ids_from_text(ARG_TEXT(0)));
+	AdminArgs	args = get_admin_args(fcinfo, user_ids_from_text(ARG_TEXT(0)), PROGRESS_ENROLL);
 
 	directory_enroll(args.organization, &args.users, ARG_TEXT(2), ARG_TEXT(3), false);
+	end_command(&args);
 	PG_RETURN_VOID();
 }
 
@@ -113,9 +142,10 @@ optout_enroll(PG_FUNCTION_ARGS)
 Datum
 optout_enroll_array(PG_FUNCTION_ARGS)
 {
-	AdminArgs	args = get_admin_args(fcinfo, user_ids_from_array(ARG_ARRAY(0)));
+	AdminArgs	args = get_admin_args(fcinfo, user_ids_from_array(ARG_ARRAY(0)), PROGRESS_ENROLL);
 
 	directory_enroll(args.organization, &args.users, NULL, NULL, false);
+	end_command(&args);
 	PG_RETURN_VOID();
 }
 
@@ -140,11 +170,15 @@ optout_opt_out_array(PG_FUNCTION_ARGS)
 static uint64
 opt_out(FunctionCallInfo fcinfo, UserIds users)
 {
-	AdminArgs	args = get_admin_args(fcinfo, users);
+	AdminArgs	args = get_admin_args(fcinfo, users, PROGRESS_OPT_OUT);
 	UserIds		enrolled = directory_lock(args.organization, &args.users);
+	uint64		count;
 
 	require_known(args.organization, &args.users, &enrolled, NULL);
-	return periods_open(args.organization, &args.users, ARG_TEXT(2));
+	phase(&args, PROGRESS_WRITING_PERIODS, args.users.count);
+	count = periods_open(args.organization, &args.users, ARG_TEXT(2));
+	end_command(&args);
+	return count;
 }
 
 /*
@@ -168,12 +202,18 @@ optout_opt_in_array(PG_FUNCTION_ARGS)
 static uint64
 opt_in(FunctionCallInfo fcinfo, UserIds users)
 {
-	AdminArgs	args = get_admin_args(fcinfo, users);
+	AdminArgs	args = get_admin_args(fcinfo, users, PROGRESS_OPT_IN);
 	UserIds		enrolled = directory_lock(args.organization, &args.users);
-	UserIds		opted_out = periods_lock_open(args.organization, &args.users);
+	UserIds		opted_out;
+	uint64		count;
 
+	phase(&args, PROGRESS_LOCKING_OPEN_PERIODS, args.users.count);
+	opted_out = periods_lock_open(args.organization, &args.users);
 	require_known(args.organization, &args.users, &enrolled, &opted_out);
-	return periods_close(args.organization, &opted_out);
+	phase(&args, PROGRESS_WRITING_PERIODS, opted_out.count);
+	count = periods_close(args.organization, &opted_out);
+	end_command(&args);
+	return count;
 }
 
 /*
@@ -197,14 +237,18 @@ optout_forget_array(PG_FUNCTION_ARGS)
 static uint64
 forget(FunctionCallInfo fcinfo, UserIds users)
 {
-	AdminArgs	args = get_admin_args(fcinfo, users);
+	AdminArgs	args = get_admin_args(fcinfo, users, PROGRESS_FORGET);
 	bool		force = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
 	Oid			argtypes[2] = {TEXTOID, TEXTARRAYOID};
 	Datum		values[2];
 	UserIds		opted_out;
+	uint64		nperiods;
+	uint64		count;
 
 	(void) directory_lock(args.organization, &args.users);
-	periods_lock(args.organization, &args.users);
+	phase(&args, PROGRESS_LOCKING_PERIODS, args.users.count);
+	nperiods = periods_lock(args.organization, &args.users);
+	phase(&args, PROGRESS_LOCKING_OPEN_PERIODS, args.users.count);
 	opted_out = periods_lock_open(args.organization, &args.users);
 	if (opted_out.count > 0 && !force)
 		ereport(ERROR,
@@ -217,15 +261,18 @@ forget(FunctionCallInfo fcinfo, UserIds users)
 
 	values[0] = PointerGetDatum(args.organization);
 	values[1] = PointerGetDatum(user_ids_to_array(&args.users));
-	return state_select_count("WITH u AS ("
-							  "DELETE FROM optout.product_user "
-							  "WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
-							  "), p AS ("
-							  "DELETE FROM optout.opt_out_period "
-							  "WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
-							  ") SELECT count(*) FROM "
-							  "(SELECT user_id FROM u UNION SELECT user_id FROM p) AS forgotten",
-							  2, argtypes, values, NULL);
+	phase(&args, PROGRESS_DELETING, nperiods);
+	count = state_select_count("WITH u AS ("
+							   "DELETE FROM optout.product_user "
+							   "WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
+							   "), p AS ("
+							   "DELETE FROM optout.opt_out_period "
+							   "WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
+							   ") SELECT count(*) FROM "
+							   "(SELECT user_id FROM u UNION SELECT user_id FROM p) AS forgotten",
+							   2, argtypes, values, NULL);
+	end_command(&args);
+	return count;
 }
 
 /*
@@ -237,9 +284,10 @@ forget(FunctionCallInfo fcinfo, UserIds users)
 Datum
 optout_sign_in(PG_FUNCTION_ARGS)
 {
-	AdminArgs	args = get_admin_args(fcinfo, user_ids_from_text(ARG_TEXT(0)));
+	AdminArgs	args = get_admin_args(fcinfo, user_ids_from_text(ARG_TEXT(0)), PROGRESS_ENROLL);
 
 	directory_enroll(args.organization, &args.users, ARG_TEXT(2), ARG_TEXT(3), true);
+	end_command(&args);
 	PG_RETURN_BOOL(!periods_cover(args.organization,
 								  DatumGetTextPP(args.users.ids[0]), NULL));
 }

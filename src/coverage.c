@@ -52,6 +52,7 @@
 #include "filter.h"
 #include "memo.h"
 #include "periods.h"
+#include "progress.h"
 #include "state.h"
 
 /* the trigger of the state table that makes its rows known to the filter */
@@ -85,7 +86,7 @@ static SharedDatabase *find_database(void);
 static bool is_loaded(void);
 static SharedDatabase *make_database(void);
 static void set_loaded(SharedDatabase *entry, const TriggerVersion *loaded);
-static uint64 add_all(SharedDatabase *entry);
+static uint64 add_all(void);
 static void load(void);
 
 /*
@@ -279,7 +280,7 @@ set_loaded(SharedDatabase *entry, const TriggerVersion *loaded)
  * Add the keys of all rows of the state table.  Returns how many rows.
  */
 static uint64
-add_all(SharedDatabase *entry)
+add_all(void)
 {
 	Relation	rel = state_open("opt_out_period", AccessShareLock);
 	TableScanDesc scan = table_beginscan(rel, SnapshotAny, 0, NULL, SO_NONE);
@@ -289,8 +290,7 @@ add_all(SharedDatabase *entry)
 	uint64		nrows = 0;
 	BlockNumber last_block = InvalidBlockNumber;
 
-	pg_atomic_write_u32(&entry->blocks_scanned, 0);
-	pg_atomic_write_u32(&entry->blocks_total, heap_scan->rs_nblocks);
+	progress_begin(PROGRESS_ADD_KEYS, PROGRESS_READING, heap_scan->rs_nblocks);
 	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 	{
 		UserKey    *key = &batch[nrows++ % LOAD_BATCH];
@@ -299,8 +299,8 @@ add_all(SharedDatabase *entry)
 		CHECK_FOR_INTERRUPTS();
 		if (block != last_block)
 		{
-			pg_atomic_write_u32(&entry->blocks_scanned,
-								(block + heap_scan->rs_nblocks - heap_scan->rs_startblock) % heap_scan->rs_nblocks);
+			/* it may have begun in the middle, with somebody else's scan */
+			progress_set((block + heap_scan->rs_nblocks - heap_scan->rs_startblock) % heap_scan->rs_nblocks);
 			last_block = block;
 		}
 		*key = periods_key(rel, tuple);
@@ -311,7 +311,7 @@ add_all(SharedDatabase *entry)
 	filter_add(batch, nrows % LOAD_BATCH);
 	table_endscan(scan);
 	table_close(rel, NoLock);
-	pg_atomic_write_u32(&entry->blocks_total, 0);
+	progress_end();
 	return nrows;
 }
 
@@ -341,7 +341,7 @@ load(void)
 
 		INSTR_TIME_SET_CURRENT(start);
 		cache_invalidate_all();
-		nrows = add_all(entry);
+		nrows = add_all();
 		INSTR_TIME_SET_CURRENT(duration);
 		INSTR_TIME_SUBTRACT(duration, start);
 
@@ -356,32 +356,6 @@ load(void)
 	/* not version itself, which an invalidation may have outdated meanwhile */
 	if (loaded && same_version(&loading, &version))
 		version_loaded = true;
-}
-
-/*
- * How far the adding of this database's keys has come, from 0 to 1; -1 where
- * nobody is adding them.  Who was interrupted in it leaves the last state until
- * somebody takes it up.
- */
-double
-coverage_progress(void)
-{
-	double		progress = -1;
-	SharedDatabase *entry;
-
-	if (shared == NULL)
-		return progress;
-	LWLockAcquire(&shared->lock, LW_SHARED);
-	entry = find_database();
-	if (entry != NULL)
-	{
-		uint32		total = pg_atomic_read_u32(&entry->blocks_total);
-
-		if (total > 0)
-			progress = Min(1, (double) pg_atomic_read_u32(&entry->blocks_scanned) / total);
-	}
-	LWLockRelease(&shared->lock);
-	return progress;
 }
 
 /*
@@ -452,5 +426,6 @@ optout_add_to_filter(PG_FUNCTION_ARGS)
 			filter_add(&key, 1);
 	}
 	CacheInvalidateRelcache(trigdata->tg_relation);
+	progress_count_row();
 	return PointerGetDatum(NULL);
 }

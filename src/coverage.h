@@ -24,7 +24,6 @@ extern bool coverage_is_full;
 extern void coverage_define_settings(void);
 extern void coverage_install_hooks(void);
 extern Coverage coverage_check(void);
-extern double coverage_progress(void);
 
 /*
  * How far filter, cache and memo can be trusted now.  To be asked before each

@@ -13,6 +13,7 @@
 #include "utils/timestamp.h"
 
 #include "directory.h"
+#include "progress.h"
 #include "state.h"
 
 /*
@@ -26,7 +27,7 @@ directory_lock(text *organization, const UserIds *users)
 							"SELECT d.ctid, u.n FROM unnest($2) WITH ORDINALITY AS u (user_id, n) "
 							"JOIN optout.product_user d USING (user_id) "
 							"WHERE d.organization = $1",
-							organization, users);
+							organization, users, NULL);
 }
 
 /*
@@ -49,6 +50,8 @@ directory_enroll(text *organization, const UserIds *users,
 	 * still raise one.)
 	 */
 	(void) directory_lock(organization, users);
+	if (users->count >= MANY_USERS)
+		progress_phase(PROGRESS_WRITING_USERS, users->count);
 
 	values[0] = PointerGetDatum(organization);
 	values[1] = PointerGetDatum(user_ids_to_array(users));

@@ -12,6 +12,7 @@
 
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/uuid.h"
@@ -30,7 +31,16 @@ text	   *organization_setting_text;
 static bool check_organization(char **newval, void **extra, GucSource source);
 static void assign_organization(const char *newval, void *extra);
 static text *check_ident(const char *what, text *ident);
-static int	compare_user_ids(const void *a, const void *b);
+static int	compare_user_ids(const Datum *a, const Datum *b);
+
+/* takes a while for millions of users */
+#define ST_SORT sort_user_ids
+#define ST_ELEMENT_TYPE Datum
+#define ST_COMPARE(a, b) compare_user_ids(a, b)
+#define ST_SCOPE static
+#define ST_CHECK_FOR_INTERRUPTS
+#define ST_DEFINE
+#include "lib/sort_template.h"
 
 /*
  * Define the settings this file owns.
@@ -194,6 +204,7 @@ user_ids_from_array(ArrayType *array)
 					  &users.ids, &nulls, &nelems);
 	for (int i = 0; i < nelems; i++)
 	{
+		CHECK_FOR_INTERRUPTS();
 		if (nulls[i])
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -206,9 +217,10 @@ user_ids_from_array(ArrayType *array)
 	users.count = 0;
 	if (nelems > 0)
 	{
-		qsort(users.ids, nelems, sizeof(Datum), compare_user_ids);
+		sort_user_ids(users.ids, nelems);
 		for (int i = 0; i < nelems; i++)
 		{
+			CHECK_FOR_INTERRUPTS();
 			if (i == 0 ||
 				compare_user_ids(&users.ids[i], &users.ids[users.count - 1]) != 0)
 				users.ids[users.count++] = users.ids[i];
@@ -219,10 +231,10 @@ user_ids_from_array(ArrayType *array)
 
 /* byte for byte, as collation "C" does; elements of an array are not toasted */
 static int
-compare_user_ids(const void *a, const void *b)
+compare_user_ids(const Datum *a, const Datum *b)
 {
-	text	   *x = DatumGetTextPP(*(const Datum *) a);
-	text	   *y = DatumGetTextPP(*(const Datum *) b);
+	text	   *x = DatumGetTextPP(*a);
+	text	   *y = DatumGetTextPP(*b);
 	int			xlen = VARSIZE_ANY_EXHDR(x);
 	int			ylen = VARSIZE_ANY_EXHDR(y);
 	int			cmp = memcmp(VARDATA_ANY(x), VARDATA_ANY(y), Min(xlen, ylen));

@@ -13,6 +13,10 @@
 /* stands for every organisation in an authority, and is no organisation's name */
 #define EVERY_ORGANIZATION "*"
 
+/* from this number on, users' rows are looked for all at once, and progress is
+ * reported */
+#define MANY_USERS 1000
+
 /* a set of user ids: checked, sorted byte for byte, without duplicates */
 typedef struct UserIds
 {

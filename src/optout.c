@@ -9,7 +9,8 @@
  * authority.c (who may do what), ident.c (organisations and user ids) and
  * state.c (how the tables are read and written).  ledger.c counts what is
  * discarded, settle.c waits for those who ingest.  support.c tells the planner,
- * status.c the administrator.  sql/ holds the SQL side.
+ * status.c the administrator, progress.c whoever waits for a long command.
+ * sql/ holds the SQL side.
  */
 #include "postgres.h"
 
@@ -21,6 +22,7 @@
 #include "filter.h"
 #include "ident.h"
 #include "ledger.h"
+#include "progress.h"
 #include "shared.h"
 
 PG_MODULE_MAGIC_EXT(
@@ -40,5 +42,6 @@ _PG_init(void)
 	filter_install_hooks();
 	shared_install_hooks();
 	ledger_install_hooks();
+	progress_install_hooks();
 	MarkGUCPrefixReserved("optout");
 }

@@ -192,17 +192,21 @@ periods_lock_open(text *organization, const UserIds *users)
 							"SELECT p.ctid, u.n FROM unnest($2) WITH ORDINALITY AS u (user_id, n) "
 							"JOIN optout.opt_out_period p USING (user_id) "
 							"WHERE p.organization = $1 AND p.opted_in_at IS NULL",
-							organization, users);
+							organization, users, NULL);
 }
 
 /*
  * Lock all periods of the users, ended or not, for whoever deletes them.
+ * Returns how many.
  */
-void
+uint64
 periods_lock(text *organization, const UserIds *users)
 {
+	uint64		nperiods;
+
 	(void) state_lock_users("opt_out_period", "opt_out_period_pkey", true, NULL,
-							organization, users);
+							organization, users, &nperiods);
+	return nperiods;
 }
 
 /*

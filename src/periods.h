@@ -47,7 +47,7 @@ extern double periods_estimate(void);
 
 extern bool periods_cover(text *organization, text *user_id,
 						  const TimestampTz *occurred_at);
-extern void periods_lock(text *organization, const UserIds *users);
+extern uint64 periods_lock(text *organization, const UserIds *users);
 extern UserIds periods_lock_open(text *organization, const UserIds *users);
 extern uint64 periods_open(text *organization, const UserIds *users, text *reason);
 extern uint64 periods_close(text *organization, const UserIds *users);

@@ -42,8 +42,9 @@ static int	filter_memory = 16384;	/* kB */
 
 static bool preloaded = false;
 
-/* whether this session has tried to attach for reading */
+/* whether this session has tried to attach for reading, and for reporting */
 static bool tried = false;
+static bool tried_to_report = false;
 
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
@@ -61,6 +62,7 @@ static bool on_demand(void);
 static void attach(void);
 static void attach_blocks(void);
 static void create_blocks(void);
+static void try_attach(bool to_blocks);
 
 /*
  * Define the settings this file owns.
@@ -283,28 +285,24 @@ create_blocks(void)
 }
 
 /*
- * Whether there are blocks that this backend can read.  Makes them if need be;
- * if that fails, says so in the server's log, once a session.
+ * Attach to the first part or to both, making them if need be.  If that fails,
+ * say so in the server's log.
  */
-bool
-shared_attach_to_read(void)
+static void
+try_attach(bool to_blocks)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-
-	if (shared_blocks[0] != NULL)
-		return true;
-	/* in parallel mode there can be no subtransaction to catch an error with */
-	if (!on_demand() || tried || filter_memory == 0 || IsInParallelMode())
-		return false;
-	tried = true;
 
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
 	{
 		attach();
-		create_blocks();
-		attach_blocks();
+		if (to_blocks)
+		{
+			create_blocks();
+			attach_blocks();
+		}
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -315,15 +313,48 @@ shared_attach_to_read(void)
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
-		ereport(LOG,
-				(errmsg("optout goes by its table, for there can be no shared filter: %s",
-						error->message)));
+		if (to_blocks)
+			ereport(LOG,
+					(errmsg("optout goes by its table, for there can be no shared filter: %s",
+							error->message)));
+		else
+			ereport(LOG,
+					(errmsg("optout does not show progress: %s", error->message)));
 		FreeErrorData(error);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
+}
+
+/*
+ * Whether there are blocks that this backend can read.  Makes them if need be;
+ * tries only once a session.
+ */
+bool
+shared_attach_to_read(void)
+{
+	if (shared_blocks[0] != NULL)
+		return true;
+	/* in parallel mode there can be no subtransaction to catch an error with */
+	if (!on_demand() || tried || filter_memory == 0 || IsInParallelMode())
+		return false;
+	tried = true;
+	try_attach(true);
 	return shared_blocks[0] != NULL;
+}
+
+/*
+ * For commands' progress, which is in the first part.  There may be none.
+ */
+void
+shared_attach_to_report(void)
+{
+	if (shared != NULL || !on_demand() || tried_to_report || filter_memory == 0 ||
+		IsInParallelMode())
+		return;
+	tried_to_report = true;
+	try_attach(false);
 }
 
 /*

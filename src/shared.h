@@ -1,7 +1,8 @@
 /*
  * shared.h
  *		What the server's backends share.  See filter.c for the blocks, cache.c
- *		for buckets and writers, coverage.c for the databases.
+ *		for buckets and writers, coverage.c for the databases, progress.c for the
+ *		commands.
  */
 #ifndef OPTOUT_SHARED_H
 #define OPTOUT_SHARED_H
@@ -16,7 +17,7 @@
  * change of either: the library may be replaced while the server runs, and then
  * backends with the old and the new one meet in memory made on demand.
  */
-#define LAYOUT 2
+#define LAYOUT 3
 
 #define LEVELS 3
 #define LEVEL_FACTOR 8
@@ -29,6 +30,9 @@
 
 /* how many databases can have their keys added; others use their tables */
 #define MAX_DATABASES 256
+
+/* how many commands' progress can be shown */
+#define MAX_COMMANDS 64
 
 /* what answered a look-up */
 typedef enum LookupKind
@@ -60,11 +64,19 @@ typedef struct SharedDatabase
 {
 	Oid			database;
 	TriggerVersion version;		/* the keys were added under this one */
-
-	/* while keys are being added: blocks of the state table */
-	pg_atomic_uint32 blocks_scanned;
-	pg_atomic_uint32 blocks_total;	/* 0 if they are not being added */
 } SharedDatabase;
+
+/* how far a command has come */
+typedef struct SharedProgress
+{
+	pg_atomic_uint32 pid;		/* whose command it is; 0: free */
+	pg_atomic_uint32 changes;	/* counts them; odd while there is one */
+	pg_atomic_uint32 database;
+	pg_atomic_uint32 command;	/* as in progress.h */
+	pg_atomic_uint32 phase;
+	pg_atomic_uint64 done;
+	pg_atomic_uint64 total;
+} SharedProgress;
 
 typedef struct Shared
 {
@@ -88,6 +100,8 @@ typedef struct Shared
 
 	int			ndatabases;
 	SharedDatabase databases[MAX_DATABASES];
+
+	SharedProgress commands[MAX_COMMANDS];
 } Shared;
 
 /* NULL until this backend has attached to it, or where there is none */
@@ -101,6 +115,7 @@ extern void shared_define_settings(void);
 extern void shared_install_hooks(void);
 extern bool shared_attach_to_read(void);
 extern bool shared_attach_to_write(void);
+extern void shared_attach_to_report(void);
 extern Size shared_memory(void);
 
 #endif							/* OPTOUT_SHARED_H */

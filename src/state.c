@@ -37,18 +37,16 @@
 #include "utils/snapmgr.h"
 
 #include "compat.h"
+#include "progress.h"
 #include "state.h"
 
 /* columns of the tables of users and of periods */
 #define Anum_organization 1
 #define Anum_user_id 2
 
-/* from this number on, users' rows are looked for all at once */
-#define MANY_USERS 1000
-
 static Oid	state_relid(const char *relname);
 static Snapshot latest_snapshot(void);
-static bool lock_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys);
+static uint64 lock_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys);
 static ItemPointer find_rows(const char *query, text *organization, const UserIds *users,
 							 Snapshot snapshot);
 static void save_tids(void *arg);
@@ -200,14 +198,14 @@ state_endscan(StateScan *scan)
 
 /*
  * Lock the rows that equal the keys until the transaction ends, as SELECT ...
- * FOR NO KEY UPDATE does, waiting for whoever is changing them.  Returns false
- * where there is no such row once nobody is.
+ * FOR NO KEY UPDATE does, waiting for whoever is changing them.  Returns how many
+ * there are once nobody is.
  */
-static bool
+static uint64
 lock_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys)
 {
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	bool		found;
+	uint64		found;
 	bool		changed;
 
 	do
@@ -217,7 +215,7 @@ lock_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys)
 
 		CHECK_FOR_INTERRUPTS();
 
-		found = false;
+		found = 0;
 		changed = false;
 		state_beginscan(&scan, rel, index, nkeys, keys);
 		while (!changed && HeapTupleIsValid(tuple = state_getnext(&scan)))
@@ -237,7 +235,7 @@ lock_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys)
 			switch (result)
 			{
 				case TM_Ok:
-					found = true;
+					found++;
 					changed = tmfd.traversed;
 					break;
 				case TM_Updated:
@@ -298,6 +296,7 @@ save_tids(void *arg)
 		Datum		tid = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
 		Datum		n = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull);
 
+		CHECK_FOR_INTERRUPTS();
 		tids[DatumGetInt64(n) - 1] = *(ItemPointer) DatumGetPointer(tid);
 	}
 }
@@ -322,10 +321,14 @@ lock_row(Relation rel, ItemPointer tid, Snapshot snapshot, TupleTableSlot *slot)
  * Lock the rows of those users who have any, one user after the other, and
  * return these users.  The index begins with organisation and user id, or with
  * user id and organisation.  The query is what find_rows() wants, or NULL.
+ * Counts the rows, unless nrows is NULL.
+ *
+ * Whoever calls this for many users reports a command's progress.
  */
 UserIds
 state_lock_users(const char *table, const char *index, bool user_id_first,
-				 const char *query, text *organization, const UserIds *users)
+				 const char *query, text *organization, const UserIds *users,
+				 uint64 *nrows)
 {
 	Relation	rel = state_open(table, RowExclusiveLock);
 	Oid			indexid = state_index(index);
@@ -340,24 +343,30 @@ state_lock_users(const char *table, const char *index, bool user_id_first,
 		tids = find_rows(query, organization, users, snapshot);
 	}
 
+	if (nrows != NULL)
+		*nrows = 0;
 	result.count = 0;
 	result.ids = palloc(Max(users->count, 1) * sizeof(Datum));
 	for (int i = 0; i < users->count; i++)
 	{
 		ScanKeyData keys[2];
-		bool		found;
+		uint64		found;
 
 		CHECK_FOR_INTERRUPTS();
+		if (users->count >= MANY_USERS)
+			progress_set(i);
 		found = tids != NULL && ItemPointerIsValid(&tids[i]) &&
 			lock_row(rel, &tids[i], snapshot, slot);
-		if (!found)
+		if (found == 0)
 		{
 			state_key(&keys[user_id_first ? 1 : 0], Anum_organization, organization);
 			state_key(&keys[user_id_first ? 0 : 1], Anum_user_id, DatumGetTextPP(users->ids[i]));
 			found = lock_rows(rel, indexid, 2, keys);
 		}
-		if (found)
+		if (found > 0)
 			result.ids[result.count++] = users->ids[i];
+		if (nrows != NULL)
+			*nrows += found;
 	}
 	if (snapshot != NULL)
 		UnregisterSnapshot(snapshot);

@@ -35,7 +35,8 @@ extern void state_endscan(StateScan *scan);
 
 extern void state_prevent_if_read_only(FunctionCallInfo fcinfo);
 extern UserIds state_lock_users(const char *table, const char *index, bool user_id_first,
-								const char *query, text *organization, const UserIds *users);
+								const char *query, text *organization, const UserIds *users,
+								uint64 *nrows);
 
 extern uint64 state_execute(const char *command, int nargs, Oid *argtypes,
 							Datum *values, const char *nulls);

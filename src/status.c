@@ -21,7 +21,6 @@
 #include "state.h"
 
 PG_FUNCTION_INFO_V1(optout_filter_statistics);
-PG_FUNCTION_INFO_V1(optout_load_progress);
 PG_FUNCTION_INFO_V1(optout_verify);
 
 /*
@@ -66,23 +65,6 @@ optout_filter_statistics(PG_FUNCTION_ARGS)
 			nulls[i] = true;
 	}
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
-}
-
-/*
- * optout.load_progress(), behind the view optout.status
- */
-Datum
-optout_load_progress(PG_FUNCTION_ARGS)
-{
-	double		progress;
-
-	/*
-	 * as filter_statistics(), it takes the adding up itself if nobody else
-	 * has
-	 */
-	if (coverage() != COVERAGE_PARTIAL || (progress = coverage_progress()) < 0)
-		PG_RETURN_NULL();
-	PG_RETURN_FLOAT8(progress);
 }
 
 /*

@@ -46,8 +46,8 @@ SELECT c.oid::regclass, x.cond
   FROM pg_extension e, unnest(e.extconfig, e.extcondition) AS x (tab, cond) JOIN pg_class c ON c.oid = x.tab
  WHERE e.extname = 'optout' ORDER BY 1;
 
--- PUBLIC reads the views; it executes nothing but what status shows and waiting
--- for replicas, and touches no table.
+-- PUBLIC reads the views; it executes nothing but what status and progress show and
+-- waiting for replicas, and touches no table.
 CREATE ROLE regress_nobody;
 SELECT c.oid::regclass AS relation, p.privilege
   FROM pg_class c, unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) AS p (privilege)
@@ -74,7 +74,7 @@ SELECT has_schema_privilege('regress_nobody', 'optout', 'CREATE') AS create_in_s
 -- Elevated functions pin their search_path.
 SELECT p.oid::regprocedure FROM pg_proc p
  WHERE p.pronamespace = 'optout'::regnamespace
-   AND p.proname !~ '^(accepts|is_opted_out|discard_opted_out|add_to_filter|verify|filter_statistics|load_progress)'
+   AND p.proname !~ '^(accepts|is_opted_out|discard_opted_out|add_to_filter|verify|filter_statistics|load_progress|command_progress)'
    AND p.proconfig IS DISTINCT FROM '{"search_path=pg_catalog, pg_temp"}';
 
 DROP ROLE regress_nobody;
