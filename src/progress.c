@@ -26,6 +26,7 @@
 #include "postmaster/startup.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/tuplestore.h"
 
 #include "coverage.h"
 #include "progress.h"

@@ -27,9 +27,14 @@
 #include "periods.h"
 #include "state.h"
 
-/* what a call costs, in units of cpu_operator_cost */
+/*
+ * What a call costs, in units of cpu_operator_cost.  The planner has the cheapest
+ * condition asked first.  accepts() counts what it discards, so it is made to
+ * look dear enough for what else stands in a WHERE to decide before it does.
+ */
 #define COST_WITH_FILTER 2
 #define COST_WITHOUT_FILTER 100
+#define COST_COUNTING 20
 
 PG_FUNCTION_INFO_V1(optout_accepts_support);
 PG_FUNCTION_INFO_V1(optout_is_opted_out_support);
@@ -77,10 +82,12 @@ support(Node *request, bool accepts)
 	if (IsA(request, SupportRequestCost))
 	{
 		SupportRequestCost *req = (SupportRequestCost *) request;
+		int			cost = shared_blocks[0] != NULL ? COST_WITH_FILTER : COST_WITHOUT_FILTER;
 
+		if (accepts)
+			cost = Max(cost, COST_COUNTING);
 		req->startup = 0;
-		req->per_tuple = cpu_operator_cost *
-			(shared_blocks[0] != NULL ? COST_WITH_FILTER : COST_WITHOUT_FILTER);
+		req->per_tuple = cpu_operator_cost * cost;
 		return request;
 	}
 	return NULL;
