@@ -35,7 +35,8 @@ EXTRA_CLEAN = results regression.diffs regression.out output_iso tmp_check $(REA
 
 PG_CONFIG = pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
-ifneq ($(wildcard $(PGXS)),)
+# Debian's client package has PGXS, but not the headers
+ifneq ($(and $(wildcard $(PGXS)),$(wildcard $(shell $(PG_CONFIG) --includedir-server)/postgres.h)),)
 include $(PGXS)
 installcheck: $(README_TEST)
 $(OBJS): $(wildcard src/*.h) optout.control

@@ -28,9 +28,10 @@ die() { printf '%s\n' "$*" >&2; exit 1; }
 
 # Is this the pg_config of a server that we can build for and start?
 usable_pg_config() {
-	local pgxs bindir
-	pgxs=$("$1" --pgxs 2>/dev/null) && bindir=$("$1" --bindir 2>/dev/null) || return 1
-	[ -f "$pgxs" ] && [ -x "$bindir/postgres" ] && [ -x "$bindir/initdb" ]
+	local headers bindir
+	# Debian's client package has the makefiles, but not the headers they need
+	headers=$("$1" --includedir-server 2>/dev/null) && bindir=$("$1" --bindir 2>/dev/null) || return 1
+	[ -f "$headers/postgres.h" ] && [ -x "$bindir/postgres" ] && [ -x "$bindir/initdb" ]
 }
 
 # Set PG_CONFIG: the one asked for, or the newest there is.
@@ -60,8 +61,10 @@ missing_packages() {
 			sed -n 's|/usr/lib/postgresql/\([0-9]*\)/.*|\1|p')
 		[ -n "$version" ] || version=$(apt-cache depends postgresql 2>/dev/null |
 			sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p' | head -n 1)
-		# without package lists, the packages that stand for the newest release
-		say "postgresql${version:+-$version} postgresql-server-dev-${version:-all}"
+		# without package lists, the packages that stand for the newest release;
+		# a server that is there stays as it is
+		[ -x "/usr/lib/postgresql/$version/bin/postgres" ] || say "postgresql${version:+-$version}"
+		say "postgresql-server-dev-${version:-all}"
 	}
 	have gcc || say "gcc libc6-dev"
 	[ -f /usr/include/xxhash.h ] || say libxxhash-dev
@@ -72,8 +75,27 @@ missing_packages() {
 	[ "${1:-}" != for-fuzz ] || have sqlsmith || say sqlsmith
 }
 
+# Package lists as of now; once is enough for all that a script calls.
+apt_update() {
+	[ -z "${OPTOUT_APT_UPDATED:-}" ] || return 0
+	$sudo apt-get update -q >/dev/null 2>&1 || say "apt-get update failed; going on with the lists there are."
+	export OPTOUT_APT_UPDATED=yes
+}
+
+# apt_install PACKAGE...: shows what went wrong, if anything.
+apt_install() {
+	local log status=0
+	apt_update
+	log=$(mktemp)
+	$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" >"$log" 2>&1 ||
+		{ status=1; tail -n 20 "$log" >&2; }
+	rm -f "$log"
+	return "$status"
+}
+
+sudo=
 need_packages() {
-	local packages sudo='' log conf=/etc/postgresql-common/createcluster.d/optout-no-cluster.conf
+	local packages failed conf=/etc/postgresql-common/createcluster.d/optout-no-cluster.conf
 	[ -z "$(missing_packages "$@")" ] && { find_pg_config; return; }
 
 	have apt-get || die "Missing: a PostgreSQL server (15 or later) with its development files, gcc, xxhash.h${1:+, prove, IPC::Run of Perl}.
@@ -89,23 +111,18 @@ Install them with your package manager, for example:
 		fi
 	fi
 
-	log=$(mktemp)
-	# a new machine has no package lists yet
-	$sudo apt-get update -q >"$log" 2>&1 || say "apt-get update failed; going on with the lists there are."
+	# a new machine has no package lists yet, and they say what there is
+	apt_update
 	packages=$(missing_packages "$@" | tr '\n' ' ')
 	say "Installing $packages..."
 	# the server package would make and start a database cluster of its own
 	$sudo mkdir -p "${conf%/*}" && say "create_main_cluster = false" | $sudo tee "$conf" >/dev/null
+	failed=
 	# shellcheck disable=SC2086
-	if ! $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $packages >>"$log" 2>&1; then
-		$sudo rm -f "$conf"
-		tail -n 20 "$log" >&2
-		rm -f "$log"
-		die "Could not install the packages. Install them, then try again:
-  apt-get install -y --no-install-recommends $packages"
-	fi
+	apt_install $packages || failed=yes
 	$sudo rm -f "$conf"
-	rm -f "$log"
+	[ -z "$failed" ] || die "Could not install the packages. Install them, then try again:
+  apt-get install -y --no-install-recommends $packages"
 	find_pg_config || die "No PostgreSQL server with development files found even now; set PG_CONFIG."
 }
 
