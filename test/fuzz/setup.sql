@@ -152,6 +152,9 @@ INSERT INTO value VALUES
 	('timestamptz', NULL, '(SELECT opted_out_at FROM optout.opt_out_history ORDER BY random() LIMIT 1)'),
 	('timestamptz', NULL, '(SELECT opted_in_at FROM optout.opt_out_history ORDER BY random() LIMIT 1)'),
 	('timestamptz', NULL, '(SELECT opted_in_at - interval ''1 microsecond'' FROM optout.opt_out_history ORDER BY random() LIMIT 1)');
+INSERT INTO value
+SELECT 'interval', NULL, quote_nullable(v)
+  FROM unnest('{NULL,0,-1 s,1 microsecond,178000000 years,-178000000 years,1 month -31 days}'::text[]) AS v;
 INSERT INTO value VALUES
 	('boolean', NULL, 'NULL'), ('boolean', NULL, 'true'), ('boolean', NULL, 'false'), ('boolean', NULL, 'random() < 0.5'),
 	('internal', NULL, 'NULL'), ('internal', NULL, '0'), ('internal', NULL, '''\x00''');
