@@ -94,6 +94,8 @@ static const Wording phases[] = {
 Running    *progress_running = NULL;
 
 static SharedProgress *claim_entry(void);
+static void begin_change(SharedProgress *entry);
+static void end_change(SharedProgress *entry);
 static void write_entry(const Running *running);
 static void release_entry(SharedProgress *entry);
 static void end_innermost(void);
@@ -127,42 +129,53 @@ claim_entry(void)
 }
 
 /*
+ * Readers take nothing of what is written from here on ...
+ */
+static void
+begin_change(SharedProgress *entry)
+{
+	pg_atomic_write_u32(&entry->changes, pg_atomic_read_u32(&entry->changes) + 1);
+	pg_write_barrier();
+}
+
+/*
+ * ... to here, before all of it is.
+ */
+static void
+end_change(SharedProgress *entry)
+{
+	pg_write_barrier();
+	pg_atomic_write_u32(&entry->changes, pg_atomic_read_u32(&entry->changes) + 1);
+}
+
+/*
  * Show the command, and which phase it is in.
  */
 static void
 write_entry(const Running *running)
 {
 	SharedProgress *entry = running->entry;
-	uint32		changes;
 
 	if (entry == NULL)
 		return;
-	changes = pg_atomic_read_u32(&entry->changes);
-	pg_atomic_write_u32(&entry->changes, changes + 1);
-	pg_write_barrier();
+	begin_change(entry);
 	pg_atomic_write_u32(&entry->database, MyDatabaseId);
 	pg_atomic_write_u32(&entry->command, running->command);
 	pg_atomic_write_u32(&entry->phase, running->phase);
 	pg_atomic_write_u64(&entry->done, running->done);
 	pg_atomic_write_u64(&entry->total, running->total);
-	pg_write_barrier();
-	pg_atomic_write_u32(&entry->changes, changes + 2);
+	end_change(entry);
 }
 
 static void
 release_entry(SharedProgress *entry)
 {
-	uint32		changes;
-
 	if (entry == NULL)
 		return;
 	/* whoever claims it next is not to be seen with what this one did */
-	changes = pg_atomic_read_u32(&entry->changes);
-	pg_atomic_write_u32(&entry->changes, changes + 1);
-	pg_write_barrier();
+	begin_change(entry);
 	pg_atomic_write_u32(&entry->command, PROGRESS_NONE);
-	pg_write_barrier();
-	pg_atomic_write_u32(&entry->changes, changes + 2);
+	end_change(entry);
 	pg_write_barrier();
 	pg_atomic_write_u32(&entry->pid, 0);
 }
