@@ -6,6 +6,9 @@
 #   need_packages [for-tests | for-fuzz]
 #                               find a PostgreSQL server with its development
 #                               files, installing what is missing; sets PG_CONFIG
+#   apt_update, apt_install PACKAGE...
+#                               the same for what else a script takes, as root
+#                               on Debian and Ubuntu
 #   make_workspace              make $work, a temporary directory that is removed
 #                               at the end, and copy the sources to $work/src
 #   build_and_install           build there and install below $work, where the
@@ -28,10 +31,11 @@ die() { printf '%s\n' "$*" >&2; exit 1; }
 
 # Is this the pg_config of a server that we can build for and start?
 usable_pg_config() {
-	local headers bindir
+	local pgxs headers bindir
+	pgxs=$("$1" --pgxs 2>/dev/null) && headers=$("$1" --includedir-server 2>/dev/null) &&
+		bindir=$("$1" --bindir 2>/dev/null) || return 1
 	# Debian's client package has the makefiles, but not the headers they need
-	headers=$("$1" --includedir-server 2>/dev/null) && bindir=$("$1" --bindir 2>/dev/null) || return 1
-	[ -f "$headers/postgres.h" ] && [ -x "$bindir/postgres" ] && [ -x "$bindir/initdb" ]
+	[ -f "$pgxs" ] && [ -f "$headers/postgres.h" ] && [ -x "$bindir/postgres" ] && [ -x "$bindir/initdb" ]
 }
 
 # Set PG_CONFIG: the one asked for, or the newest there is.
@@ -75,6 +79,9 @@ missing_packages() {
 	[ "${1:-}" != for-fuzz ] || have sqlsmith || say sqlsmith
 }
 
+# what the package manager has to be run by; need_packages finds out
+sudo=
+
 # Package lists as of now; once is enough for all that a script calls.
 apt_update() {
 	[ -z "${OPTOUT_APT_UPDATED:-}" ] || return 0
@@ -93,7 +100,6 @@ apt_install() {
 	return "$status"
 }
 
-sudo=
 need_packages() {
 	local packages failed conf=/etc/postgresql-common/createcluster.d/optout-no-cluster.conf
 	[ -z "$(missing_packages "$@")" ] && { find_pg_config; return; }
