@@ -64,6 +64,15 @@ periods_key(Relation rel, HeapTuple tuple)
 }
 
 /*
+ * Whether a row's period has not ended.
+ */
+bool
+periods_is_open(Relation rel, HeapTuple tuple)
+{
+	return heap_attisnull(tuple, Anum_period_opted_in_at, RelationGetDescr(rel));
+}
+
+/*
  * What a row says.
  */
 PeriodRow
