@@ -14,3 +14,10 @@
 ----------------------------------------------------------------------
 -- Views, checks and repair
 ----------------------------------------------------------------------
+
+COMMENT ON COLUMN optout.status.shared_filter IS
+'''ready''; ''loading'' while this database''s keys are being added, which sessions that ask do a few milliseconds at a time; ''no room'' where the filter serves 256 other databases; ''absent'' where there is no shared memory for it: optout.filter_memory is 0, or the library is not in shared_preload_libraries and the server is older than 17 or cannot spare it; ''off'' by the setting optout.filter; ''not used'' on a standby, or if the trigger optout_filter does not fire always. Answers are right in any case, but only ''ready'' is fast.';
+COMMENT ON COLUMN optout.status.load_progress IS
+'While shared_filter is ''loading'': which share of the table has been read to add its keys, from 0 to 1; see optout.progress.';
+COMMENT ON COLUMN optout.progress.pid IS
+'Process that runs the command, as in pg_stat_activity; of ''add keys'', with which sessions go on in turns, the one that did so last.';

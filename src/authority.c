@@ -92,7 +92,7 @@ static bool
 caller_administers(text *organization)
 {
 	Relation	rel = state_open("authority", AccessShareLock);
-	Oid			index = state_index("authority_pkey");
+	Oid			index = state_index(rel, "authority_pkey");
 	text	   *names[2];
 	bool		found = false;
 

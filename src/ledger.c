@@ -314,7 +314,7 @@ add_to_row(Relation rel, CatalogIndexState indexes,
 				F_TIMESTAMP_EQ, TimestampTzGetDatum(hour));
 	ScanKeyInit(&keys[2], Anum_ledger_slot, BTEqualStrategyNumber,
 				F_INT4EQ, Int32GetDatum(slot));
-	state_beginscan(&scan, rel, state_index("discard_ledger_pkey"), 3, keys);
+	state_beginscan(&scan, rel, state_index(rel, "discard_ledger_pkey"), 3, keys);
 	tuple = state_getnext(&scan);
 	if (HeapTupleIsValid(tuple))
 	{
