@@ -136,9 +136,9 @@ static bool coverage_take_over_entry(void);
 static void coverage_say_no_room(void);
 static BlockNumber coverage_begin_load(SharedDatabase *entry, Relation rel);
 static int	coverage_add_block(Relation rel, BlockNumber block, BufferAccessStrategy strategy,
-					  Snapshot snapshot, uint64 xmin, bool *fill_cache);
+							   Snapshot snapshot, uint64 xmin, bool *fill_cache);
 static bool coverage_note_block(SharedDatabase *entry, BlockNumber block, int nrows,
-					   bool fill_cache, uint64 microseconds);
+								bool fill_cache, uint64 microseconds);
 static void coverage_note_end(SharedDatabase *entry, BlockNumber block);
 static void coverage_add_slice(Relation rel, uint64 begun);
 static void load(void);
@@ -452,7 +452,7 @@ coverage_begin_load(SharedDatabase *entry, Relation rel)
  */
 static int
 coverage_add_block(Relation rel, BlockNumber block, BufferAccessStrategy strategy,
-		  Snapshot snapshot, uint64 xmin, bool *fill_cache)
+				   Snapshot snapshot, uint64 xmin, bool *fill_cache)
 {
 	Buffer		buffer;
 	PGAlignedBlock copy;
@@ -520,7 +520,7 @@ coverage_add_block(Relation rel, BlockNumber block, BufferAccessStrategy strateg
  */
 static bool
 coverage_note_block(SharedDatabase *entry, BlockNumber block, int nrows,
-		   bool fill_cache, uint64 microseconds)
+					bool fill_cache, uint64 microseconds)
 {
 	bool		ours;
 

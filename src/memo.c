@@ -64,8 +64,8 @@ static uint64 generation = 1;
 static uint64 memo_generation = 0;
 
 static bool memo_complete;		/* every user of the table has an entry */
-static uint64 memo_xmin;		/* of the snapshot it was read under, as a full
-								 * transaction id */
+static uint64 memo_xmin;		/* of the snapshot it was read under, as a
+								 * full transaction id */
 static Size memo_closed;		/* bytes that lists of ended periods take */
 static uint64 memo_lookups;		/* how many look-ups in the table it has cost */
 

@@ -103,7 +103,7 @@ static void end_innermost(void);
 static void log_progress(Running *running);
 static bool read_entry(SharedProgress *entry, ProgressRow *row);
 static void progress_put_row(ReturnSetInfo *result, int pid, const char *command, const char *phase,
-					uint64 done, uint64 total);
+							 uint64 done, uint64 total);
 static void end_transaction(XactEvent event, void *arg);
 static void end_subtransaction(SubXactEvent event, SubTransactionId subid,
 							   SubTransactionId parent, void *arg);
@@ -353,7 +353,7 @@ read_entry(SharedProgress *entry, ProgressRow *row)
 
 static void
 progress_put_row(ReturnSetInfo *result, int pid, const char *command, const char *phase,
-		uint64 done, uint64 total)
+				 uint64 done, uint64 total)
 {
 	Datum		values[5];
 	bool		nulls[5] = {false};
@@ -385,7 +385,7 @@ optout_command_progress(PG_FUNCTION_ARGS)
 
 		if (read_entry(&shared->commands[i], &row))
 			progress_put_row(result, row.pid, commands[row.command].name, phases[row.phase].name,
-					row.done, row.total);
+							 row.done, row.total);
 	}
 	return (Datum) 0;
 }
