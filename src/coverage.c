@@ -42,7 +42,7 @@
  *	 them out, so writers since go by this one or by a later one.  An update that
  *	 moves a row from where we have not been to where we have been stores it, too.
  * - VACUUM removes rows that nobody can see, and moves none.  Blocks that it
- *	 truncates are missing at the end; if they come back, they have new rows.
+ *	 truncates are missing at the end; if they come back, they hold new rows.
  * - VACUUM FULL, CLUSTER, TRUNCATE and other commands that rewrite the table give
  *	 it another file, and with the trigger disabled and enabled again there is
  *	 another row of pg_trigger.  Either is another version: whoever notices first
