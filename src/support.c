@@ -98,7 +98,7 @@ support(Node *request, bool accepts)
 	}
 	if (IsA(request, SupportRequestCost))
 	{
-		/* the same for everybody: it tells only whether there is a shared filter */
+		/* the same for everybody: it only says whether there is a filter */
 		SupportRequestCost *req = (SupportRequestCost *) request;
 		int			cost = shared_blocks[0] != NULL ? COST_WITH_FILTER : COST_WITHOUT_FILTER;
 
