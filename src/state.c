@@ -26,6 +26,7 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -35,6 +36,7 @@
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "compat.h"
 #include "progress.h"
@@ -141,6 +143,23 @@ Oid
 state_index(const char *index)
 {
 	return state_relid(index);
+}
+
+/*
+ * One of the extension's functions without arguments; InvalidOid where there is
+ * none.  LookupFuncName() would ask for the caller's USAGE on the schema, and
+ * whoever writes to a guarded table needs none.
+ */
+Oid
+state_function(const char *function)
+{
+	Oid			nspid = get_namespace_oid("optout", true);
+
+	return !OidIsValid(nspid) ? InvalidOid :
+		GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
+						CStringGetDatum(function),
+						PointerGetDatum(buildoidvector(NULL, 0)),
+						ObjectIdGetDatum(nspid));
 }
 
 /*
