@@ -66,7 +66,6 @@
 #include "commands/dbcommands.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
-#include "parser/parse_func.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
@@ -208,9 +207,7 @@ sees_every_row(Relation pg_trigger, HeapTuple tuple)
 							TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE) &&
 		trigger->tgattr.dim1 == 0 &&
 		heap_attisnull(tuple, Anum_pg_trigger_tgqual, RelationGetDescr(pg_trigger)) &&
-		trigger->tgfoid == LookupFuncName(list_make2(makeString("optout"),
-													 makeString("add_to_filter")),
-										  0, NULL, true);
+		trigger->tgfoid == state_function("add_to_filter");
 }
 
 static TransactionId

@@ -43,7 +43,6 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "parser/parse_func.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -140,9 +139,13 @@ open_own_table(FunctionCallInfo fcinfo)
 static Oid
 discard_function(void)
 {
-	return LookupFuncName(list_make2(makeString("optout"),
-									 makeString("discard_opted_out")),
-						  0, NULL, false);
+	Oid			function = state_function("discard_opted_out");
+
+	if (!OidIsValid(function))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("function %s does not exist", "optout.discard_opted_out()")));
+	return function;
 }
 
 /*

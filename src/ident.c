@@ -131,6 +131,18 @@ check_ident(const char *what, text *ident)
 }
 
 /*
+ * Whether it can be an organization's name.
+ */
+bool
+organization_is_valid(text *organization)
+{
+	int			len = VARSIZE_ANY_EXHDR(organization);
+
+	return len > 0 && len <= IDENT_MAX_LEN &&
+		!(len == 1 && *VARDATA_ANY(organization) == EVERY_ORGANIZATION[0]);
+}
+
+/*
  * Refuse what is no organisation's name.
  */
 text *

@@ -28,6 +28,7 @@ extern void ident_define_settings(void);
 
 extern text *organization_setting_text;
 
+extern bool organization_is_valid(text *organization);
 extern text *organization_check(text *organization);
 extern text *organization_or_every(text *organization);
 extern UserIds user_ids_from_text(text *user_id);

@@ -29,6 +29,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "executor/spi.h"
@@ -39,6 +40,7 @@
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "compat.h"
 #include "progress.h"
@@ -181,6 +183,23 @@ state_index(Relation rel, const char *index)
 				 errmsg("\"%s\" is not an index of relation \"%s\"",
 						index, RelationGetRelationName(rel))));
 	return indexid;
+}
+
+/*
+ * One of the extension's functions without arguments; InvalidOid where there is
+ * none.  LookupFuncName() would ask for the caller's USAGE on the schema, and
+ * whoever writes to a guarded table needs none.
+ */
+Oid
+state_function(const char *function)
+{
+	Oid			nspid = state_namespace(true);
+
+	return !OidIsValid(nspid) ? InvalidOid :
+		GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
+						CStringGetDatum(function),
+						PointerGetDatum(buildoidvector(NULL, 0)),
+						ObjectIdGetDatum(nspid));
 }
 
 /*
