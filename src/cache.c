@@ -37,6 +37,7 @@
 #include "access/xact.h"
 
 #include "cache.h"
+#include "shared.h"
 
 /* what an entry says, in its second word: the writer's id and one bit */
 #define ENTRY(writer, opted_out) ((writer) << 1 | ((opted_out) ? 1 : 0))

@@ -3,7 +3,7 @@
  *		Whether the shared filter covers every row of the state table, so that a
  *		miss proves that no committed row exists.
  *
- * It does so with no snapshot and no lock, because:
+ * It does so with no snapshot, because:
  *
  * 1. An AFTER row trigger of the state table (ENABLE ALWAYS) sets a row's bits at
  *	  the end of the command that stored it, hence before anybody else can see it.
@@ -24,6 +24,32 @@
  *	  TRUNCATE fires no row trigger, but it gives the table another file, which
  *	  counts as another version: the cache (cache.c) must not outlive it.
  * 4. On a standby no trigger fires, so only the table is trusted there.
+ *
+ * To look at invalidations for each row costs more than the filter itself.  So a
+ * transaction that asks whether events may be stored takes a lock on the state
+ * table that conflicts with whatever disables, enables, replaces or renames the
+ * trigger and with TRUNCATE and DROP, but not with writers.  While it holds that
+ * lock, others can do none of this, and what they did before it knows: taking a
+ * lock accepts the invalidations, which are sent before the lock is released.
+ * It is PostgreSQL's own rule that whoever holds a lock need not look again.  So
+ * within the transaction it is enough for filter and cache to compare two
+ * numbers, its own and its command's.  They are void as soon as
+ *
+ * - this session alters the trigger, truncates or drops the table, or undoes
+ *	 that by ROLLBACK TO: the invalidation is local, and processed at the end of
+ *	 the command or subtransaction;
+ * - the setting optout.filter changes: its assign hook sees to it;
+ * - a new command begins, which may see rows of the transaction's own that the
+ *	 trigger has not fired for (see 1.);
+ * - the transaction ends, or is prepared: the number is another one.
+ *
+ * A prepared transaction that has disabled the trigger keeps its lock, and so
+ * does anybody who waits to alter the table.  To wait for them would make ingest
+ * wait, so the lock is taken only if that is possible at once.  Else the
+ * transaction looks at invalidations for each row, as is_opted_out() does, which
+ * takes no lock at all.  On a standby the lock can be had, but coverage is never
+ * full there.  A schema that is renamed is noticed as each transaction takes the
+ * lock, for the table is looked up by name.
  *
  * The keys are added page by page, from every tuple of the page, visible or not,
  * so that those of prepared transactions count.  Shared memory says how far that
@@ -80,6 +106,7 @@
 #include "compat.h"
 #include "coverage.h"
 #include "filter.h"
+#include "key.h"
 #include "memo.h"
 #include "periods.h"
 #include "progress.h"
@@ -108,6 +135,9 @@ bool		filter_enabled = true;
  */
 bool		coverage_is_full = false;
 CommandId	coverage_command = InvalidCommandId;
+LocalTransactionId coverage_held_transaction = InvalidLocalTransactionId;
+CommandId	coverage_held_command;
+static LocalTransactionId locked_transaction = InvalidLocalTransactionId;
 static bool version_valid = false;
 static uint64 invalidations = 0;
 static bool version_enabled;	/* fires always */
@@ -121,6 +151,7 @@ static bool sees_pending_rows;
 static uint64 load_not_before = 0;
 static bool no_room = false;	/* nobody can, for this database */
 
+static void coverage_assign_filter(bool newval, void *extra);
 static void invalidate(Datum arg, Oid relid);
 static bool sees_every_row(Relation pg_trigger, HeapTuple tuple);
 static TransactionId database_xmin(void);
@@ -156,7 +187,13 @@ coverage_define_settings(void)
 							 true,
 							 PGC_SUSET,
 							 0,
-							 NULL, NULL, NULL);
+							 NULL, coverage_assign_filter, NULL);
+}
+
+static void
+coverage_assign_filter(bool newval pg_attribute_unused(), void *extra pg_attribute_unused())
+{
+	coverage_held_transaction = InvalidLocalTransactionId;
 }
 
 /*
@@ -190,6 +227,7 @@ invalidate(Datum arg pg_attribute_unused(), Oid relid)
 		invalidations++;
 		version_valid = false;
 		coverage_is_full = false;
+		coverage_held_transaction = InvalidLocalTransactionId;
 		memo_invalidate();
 	}
 }
@@ -456,9 +494,9 @@ coverage_add_block(Relation rel, BlockNumber block, BufferAccessStrategy strateg
 	HeapTupleData tuple;
 	OffsetNumber last;
 	bool		visible[MaxHeapTuplesPerPage];
-	UserKey		keys[MaxHeapTuplesPerPage];
+	uint64		hashes[MaxHeapTuplesPerPage];
 	UserKey		out[MaxHeapTuplesPerPage];
-	int			nkeys = 0;
+	int			nrows = 0;
 	int			nout = 0;
 	int			nfilled = 0;
 
@@ -489,16 +527,17 @@ coverage_add_block(Relation rel, BlockNumber block, BufferAccessStrategy strateg
 			continue;
 		tuple.t_data = (HeapTupleHeader) PageGetItem((Page) copy.data, item);
 		tuple.t_len = ItemIdGetLength(item);
-		keys[nkeys] = periods_key(rel, &tuple);
-		filter_prefetch(&keys[nkeys]);
+		hashes[nrows] = periods_hash(rel, &tuple);
+		filter_prefetch(hashes[nrows]);
+		nrows++;
 		if (*fill_cache && visible[offset - 1] && periods_is_open(rel, &tuple))
 		{
-			cache_prefetch(&keys[nkeys]);
-			out[nout++] = keys[nkeys];
+			out[nout] = periods_key(rel, &tuple);
+			cache_prefetch(&out[nout]);
+			nout++;
 		}
-		nkeys++;
 	}
-	filter_add(keys, nkeys);
+	filter_add(hashes, nrows);
 
 	for (int i = 0; i < nout; i++)
 	{
@@ -508,7 +547,7 @@ coverage_add_block(Relation rel, BlockNumber block, BufferAccessStrategy strateg
 	/* a few may find no room sooner than others */
 	if (nfilled < nout / 2)
 		*fill_cache = false;
-	return nkeys;
+	return nrows;
 }
 
 /*
@@ -657,7 +696,34 @@ load(void)
 }
 
 /*
- * What coverage() says where there is more to be done.
+ * Lock the state table until the transaction ends so that coverage stays as it
+ * is, if that can be done without waiting.  The caller has seen to it that the
+ * lock belongs to the transaction, not to a subtransaction.
+ */
+bool
+coverage_hold(void)
+{
+	/* what is known of the table is void as soon as it is dropped */
+	Oid			table = version_valid ? version.table : state_table("opt_out_period");
+
+	while (ConditionalLockRelationOid(table, RowExclusiveLock))
+	{
+		Oid			found = state_table("opt_out_period");
+
+		if (found == table)
+		{
+			locked_transaction = MyLocalTransactionId;
+			return true;
+		}
+		/* it has been dropped, and another made */
+		UnlockRelationOid(table, RowExclusiveLock);
+		table = found;
+	}
+	return false;
+}
+
+/*
+ * What coverage_now() says where there is more to be done.
  */
 Coverage
 coverage_check(void)
@@ -682,7 +748,14 @@ coverage_check(void)
 		load();
 	/* an invalidation may have come meanwhile */
 	coverage_is_full = version_valid && version_loaded;
-	return coverage_is_full ? COVERAGE_FULL : COVERAGE_PARTIAL;
+	if (!coverage_is_full)
+		return COVERAGE_PARTIAL;
+	if (locked_transaction == MyLocalTransactionId)
+	{
+		coverage_held_transaction = MyLocalTransactionId;
+		coverage_held_command = coverage_command;
+	}
+	return COVERAGE_FULL;
 }
 
 /*
@@ -695,7 +768,7 @@ coverage_state(void)
 
 	/* find out, be it our turn or not */
 	load_not_before = 0;
-	covered = coverage();
+	covered = coverage_now();
 	if (!filter_enabled)
 		return "off";
 	if (shared_blocks[0] == NULL)
@@ -764,7 +837,13 @@ optout_add_to_filter(PG_FUNCTION_ARGS)
 			cache_invalidate(&key);
 		}
 		if (!TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
-			filter_add(&key, 1);
+		{
+			uint64		hash = periods_hash(trigdata->tg_relation,
+											TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ?
+											trigdata->tg_newtuple : trigdata->tg_trigtuple);
+
+			filter_add(&hash, 1);
+		}
 	}
 	CacheInvalidateRelcache(trigdata->tg_relation);
 	progress_count_row();

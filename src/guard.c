@@ -454,6 +454,9 @@ accepts_row(const GuardColumns *columns, TupleTableSlot *slot)
 	if (!isnull[GUARD_ORGANIZATION])
 		organization = ident_from_datum(columns->type[GUARD_ORGANIZATION],
 										value[GUARD_ORGANIZATION]);
+	if (likely(!isnull[GUARD_USER_ID] &&
+			   accepts_at_once(organization, columns->type[GUARD_USER_ID], value[GUARD_USER_ID])))
+		return true;
 	organization = organization_resolve(organization);
 	if (isnull[GUARD_USER_ID])
 		return true;

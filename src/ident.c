@@ -25,8 +25,10 @@
 
 static char *organization_setting;
 
-/* the same as a text value; kept by the setting's assign hook */
+/* the same as a text value, and how often it has changed; kept by the setting's
+ * assign hook */
 text	   *organization_setting_text;
+uint32		organization_setting_version = 1;
 
 static bool check_organization(char **newval, void **extra, GucSource source);
 static void assign_organization(const char *newval, void *extra);
@@ -96,6 +98,7 @@ static void
 assign_organization(const char *newval pg_attribute_unused(), void *extra)
 {
 	organization_setting_text = (text *) extra;
+	organization_setting_version++;
 }
 
 /*
@@ -317,4 +320,44 @@ ident_from_datum(Oid type, Datum value)
 			elog(ERROR, "unexpected type %u for an identifier", type);
 	}
 	return NULL;				/* keep compiler quiet */
+}
+
+/*
+ * Of an identifier that is not a text, the bytes of its text form, in the buffer
+ * of IDENT_BUFFER bytes or where they are; NULL where that is left to
+ * ident_from_datum().
+ */
+const char *
+ident_write(Oid type, Datum value, char *buffer, int *len)
+{
+	static const char digits[] = "0123456789abcdef";
+	char	   *to = buffer;
+
+	switch (type)
+	{
+		case INT8OID:
+			*len = pg_lltoa(DatumGetInt64(value), buffer);
+			break;
+		case INT4OID:
+			*len = pg_ltoa(DatumGetInt32(value), buffer);
+			break;
+		case INT2OID:
+			*len = pg_ltoa(DatumGetInt16(value), buffer);
+			break;
+		case UUIDOID:
+			for (int i = 0; i < UUID_LEN; i++)
+			{
+				unsigned char byte = DatumGetUUIDP(value)->data[i];
+
+				if (i == 4 || i == 6 || i == 8 || i == 10)
+					*to++ = '-';
+				*to++ = digits[byte >> 4];
+				*to++ = digits[byte & 15];
+			}
+			*len = to - buffer;
+			break;
+		default:
+			return NULL;
+	}
+	return buffer;
 }

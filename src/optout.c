@@ -17,9 +17,9 @@
 #include "fmgr.h"
 #include "utils/guc.h"
 
+#include "accepts.h"
 #include "compat.h"
 #include "coverage.h"
-#include "filter.h"
 #include "ident.h"
 #include "ledger.h"
 #include "progress.h"
@@ -39,7 +39,7 @@ _PG_init(void)
 	coverage_define_settings();
 	shared_define_settings();
 	coverage_install_hooks();
-	filter_install_hooks();
+	accepts_install_hooks();
 	shared_install_hooks();
 	ledger_install_hooks();
 	progress_install_hooks();

@@ -38,6 +38,7 @@
 #define Anum_period_opted_out_at 3
 #define Anum_period_opted_in_at 4
 
+static void periods_ids(Relation rel, HeapTuple tuple, text **organization, text **user_id);
 static Datum caller_name(void);
 
 /* what goes into opted_out_by and opted_in_by: the effective caller */
@@ -48,19 +49,41 @@ caller_name(void)
 }
 
 /*
- * The key under which the shared filter and the memo know a row's user.  It
+ * The key under which the shared cache and the memo know a row's user.  It
  * may be read from a dead row as well, since the columns are never toasted.
  */
 UserKey
 periods_key(Relation rel, HeapTuple tuple)
 {
-	bool		isnull;
-	Datum		organization = heap_getattr(tuple, Anum_period_organization,
-											RelationGetDescr(rel), &isnull);
-	Datum		user_id = heap_getattr(tuple, Anum_period_user_id,
-									   RelationGetDescr(rel), &isnull);
+	text	   *organization;
+	text	   *user_id;
 
-	return filter_key(DatumGetTextPP(organization), DatumGetTextPP(user_id));
+	periods_ids(rel, tuple, &organization, &user_id);
+	return key_of(user_id, key_seed(organization));
+}
+
+/*
+ * The same for the shared filter, which goes by hashes.
+ */
+uint64
+periods_hash(Relation rel, HeapTuple tuple)
+{
+	text	   *organization;
+	text	   *user_id;
+
+	periods_ids(rel, tuple, &organization, &user_id);
+	return key_hash(VARDATA_ANY(user_id), VARSIZE_ANY_EXHDR(user_id), key_seed(organization));
+}
+
+static void
+periods_ids(Relation rel, HeapTuple tuple, text **organization, text **user_id)
+{
+	bool		isnull;
+
+	*organization = DatumGetTextPP(heap_getattr(tuple, Anum_period_organization,
+												RelationGetDescr(rel), &isnull));
+	*user_id = DatumGetTextPP(heap_getattr(tuple, Anum_period_user_id,
+										   RelationGetDescr(rel), &isnull));
 }
 
 /*
@@ -136,7 +159,7 @@ periods_include(const Periods *periods, const TimestampTz *occurred_at)
  * The table stays locked until the transaction ends, as after any query.
  */
 TransactionId
-periods_read(Periods *periods, text *organization, text *user_id, MemoryContext context)
+periods_read(Periods *periods, text *organization, text *user_id)
 {
 	Relation	rel = state_open("opt_out_period", AccessShareLock);
 	ScanKeyData keys[2];
@@ -153,7 +176,7 @@ periods_read(Periods *periods, text *organization, text *user_id, MemoryContext 
 		PeriodRow	row = periods_row(rel, tuple);
 
 		periods->user = row.user;
-		periods_add(periods, &row, context);
+		periods_add(periods, &row, CurrentMemoryContext);
 	}
 	xmin = scan.snapshot->xmin;
 	state_endscan(&scan);
@@ -170,7 +193,7 @@ periods_cover(text *organization, text *user_id, const TimestampTz *occurred_at)
 {
 	Periods		periods;
 
-	periods_read(&periods, organization, user_id, CurrentMemoryContext);
+	periods_read(&periods, organization, user_id);
 	return periods_include(&periods, occurred_at);
 }
 

@@ -8,9 +8,10 @@
  * takes none itself, so nobody ever waits for it.  Who asks later sees all
  * opt-outs that were committed before the call.
  *
- * The lock's mode conflicts with nothing that administration or queries do.
- * It tells those who ingest from those who merely read the table, and it is one
- * that backends take without going through the shared lock table.
+ * The lock is the one that coverage_hold() takes, or where somebody alters the
+ * table right now RowShareLock.  Neither conflicts with anything that
+ * administration or queries do, and both are eligible for fast-path locking.
+ * Plain readers of the table (AccessShareLock) are not waited for.
  */
 #include "postgres.h"
 
@@ -24,10 +25,11 @@
 #include "utils/rel.h"
 #include "utils/resowner.h"
 
+#include "coverage.h"
 #include "settle.h"
 #include "state.h"
 
-/* what those who ask the filter hold, and what conflicts with that only */
+/* what those who ask hold if nothing stronger, and what conflicts with either */
 #define ASKING_LOCK RowShareLock
 #define SETTLING_LOCK ExclusiveLock
 
@@ -42,7 +44,8 @@ settle_register_now(void)
 
 	/* a subtransaction that is rolled back must not take the lock with it */
 	CurrentResourceOwner = TopTransactionResourceOwner;
-	table_close(state_open("opt_out_period", ASKING_LOCK), NoLock);
+	if (!coverage_hold())
+		table_close(state_open("opt_out_period", ASKING_LOCK), NoLock);
 	CurrentResourceOwner = owner;
 	settle_registered = MyLocalTransactionId;
 }

@@ -133,6 +133,15 @@ state_relid(const char *relname)
 }
 
 /*
+ * One of the extension's tables, not locked.
+ */
+Oid
+state_table(const char *table)
+{
+	return state_relid(table);
+}
+
+/*
  * Open one of the extension's tables.
  */
 Relation

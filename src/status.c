@@ -39,13 +39,14 @@ optout_filter_statistics(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 
 	values[0] = CStringGetTextDatum(shared_filter);
-	if (filter_statistics(&stats))
+	if (shared_blocks[0] != NULL)
 	{
-		values[1] = Int64GetDatum(stats.memory);
+		filter_statistics(&stats);
+		values[1] = Int64GetDatum((int64) shared_memory());
 		values[2] = Int64GetDatum(stats.keys);
 		values[3] = Float8GetDatum(stats.false_positive_rate);
 		for (int kind = 0; kind < LOOKUP_KINDS; kind++)
-			values[4 + kind] = Int64GetDatum((int64) stats.lookups[kind]);
+			values[4 + kind] = Int64GetDatum((int64) pg_atomic_read_u64(&shared->lookups[kind]));
 	}
 	else
 	{
@@ -70,7 +71,7 @@ optout_verify(PG_FUNCTION_ARGS)
 	int64		missed = 0;
 
 	/* nobody trusts a filter that is not ready, so it misses nothing */
-	if (coverage() != COVERAGE_FULL)
+	if (coverage_now() != COVERAGE_FULL)
 		PG_RETURN_INT64(0);
 
 	rel = state_open("opt_out_period", AccessShareLock);
@@ -78,10 +79,8 @@ optout_verify(PG_FUNCTION_ARGS)
 	scan = table_beginscan(rel, snapshot, 0, NULL, SO_NONE);
 	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 	{
-		UserKey		key = periods_key(rel, tuple);
-
 		CHECK_FOR_INTERRUPTS();
-		if (!filter_maybe_contains(&key))
+		if (!filter_maybe_contains(periods_hash(rel, tuple)))
 			missed++;
 	}
 	table_endscan(scan);
