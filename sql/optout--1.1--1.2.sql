@@ -7,6 +7,18 @@
 -- Filter and guard
 ----------------------------------------------------------------------
 
+-- Sessions have to learn that periods have changed, which the server tells them as
+-- it tells of a changed relation.  For the table itself each of them would have to
+-- read its definition anew; nobody ever opens this one.
+CREATE TYPE optout.period_change AS ();
+COMMENT ON TYPE optout.period_change IS
+'Not a type for use: stands for a change of optout.opt_out_period in messages between sessions.';
+REVOKE ALL ON TYPE optout.period_change FROM PUBLIC;
+-- Sessions look for it when the table's definition changes, as it does here.  Nobody
+-- may write before they have been told to.
+LOCK TABLE optout.opt_out_period IN SHARE ROW EXCLUSIVE MODE;
+ALTER TABLE optout.opt_out_period ALTER COLUMN reason SET STATISTICS 0;
+
 ----------------------------------------------------------------------
 -- Waiting for those who ingest
 ----------------------------------------------------------------------

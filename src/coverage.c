@@ -99,6 +99,7 @@
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
+#include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
@@ -114,6 +115,9 @@
 
 /* the trigger of the state table that makes its rows known to the filter */
 #define FILTER_TRIGGER "optout_filter"
+
+/* the relation that stands for a change of the state table's rows */
+#define CHANGE_RELATION "period_change"
 
 /* keys are added for so many microseconds at a time */
 #define SLICE UINT64CONST(5000)
@@ -143,6 +147,7 @@ static uint64 invalidations = 0;
 static bool version_enabled;	/* fires always */
 static bool version_loaded;		/* the filter holds the keys */
 static TriggerVersion version;
+static Oid	change_relation = InvalidOid;	/* there is none before 1.2 */
 
 /* for this command rows of our own are pending that the trigger has not seen */
 static bool sees_pending_rows;
@@ -172,6 +177,7 @@ static bool coverage_note_block(SharedDatabase *entry, BlockNumber block, int nr
 static void coverage_note_end(SharedDatabase *entry, BlockNumber block);
 static void coverage_add_slice(Relation rel, uint64 begun);
 static void load(void);
+static void coverage_tell_of_change(Relation rel);
 static void coverage_end_transaction(XactEvent event, void *arg);
 
 /*
@@ -216,13 +222,15 @@ coverage_end_transaction(XactEvent event pg_attribute_unused(), void *arg pg_att
 }
 
 /*
- * Relcache callback: the state table has been written to or altered, or
- * everything may have changed.
+ * Relcache callback: the state table has been written to, or it has been altered
+ * or everything may have changed.
  */
 static void
 invalidate(Datum arg pg_attribute_unused(), Oid relid)
 {
-	if (relid == version.table || !OidIsValid(relid))
+	if (OidIsValid(relid) && relid == change_relation)
+		memo_invalidate();
+	else if (relid == version.table || !OidIsValid(relid))
 	{
 		invalidations++;
 		version_valid = false;
@@ -279,6 +287,7 @@ read_version(void)
 	load_not_before = 0;
 	version.table = RelationGetRelid(rel);
 	version.relfilenode = rel->rd_rel->relfilenode;
+	change_relation = get_relname_relid(CHANGE_RELATION, RelationGetNamespace(rel));
 	version_enabled = false;
 	version_loaded = false;
 
@@ -800,6 +809,27 @@ coverage_loading(SharedDatabase *load)
 }
 
 /*
+ * Have every backend empty its memo once the change is committed, and this one
+ * with the end of the command and when it is undone.
+ *
+ * To tell of the state table itself would do, but make all of them read its
+ * definition anew.  So tell of a relation of which nobody has read any.  They
+ * know it from where they read the trigger's version, which they do again when
+ * the relation is made, for the table is altered along with that.
+ */
+static void
+coverage_tell_of_change(Relation rel)
+{
+	Oid			relation = version_valid ? change_relation :
+		get_relname_relid(CHANGE_RELATION, RelationGetNamespace(rel));
+
+	if (OidIsValid(relation))
+		CacheInvalidateRelcacheByRelid(relation);
+	else
+		CacheInvalidateRelcache(rel);
+}
+
+/*
  * optout.add_to_filter(), the state table's trigger: makes a row known before it
  * can be seen, and makes every backend forget what it remembers once the change
  * is committed.
@@ -845,7 +875,7 @@ optout_add_to_filter(PG_FUNCTION_ARGS)
 			filter_add(&hash, 1);
 		}
 	}
-	CacheInvalidateRelcache(trigdata->tg_relation);
+	coverage_tell_of_change(trigdata->tg_relation);
 	progress_count_row();
 	return PointerGetDatum(NULL);
 }

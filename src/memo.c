@@ -9,7 +9,7 @@
  * memory that a hash join would get; from then on a user without an entry has
  * no periods.
  *
- * Whoever writes to the state table sends a relcache invalidation for it, which
+ * Whoever writes to the state table sends a relcache invalidation, which
  * arrives when the change is committed, or in the session itself with the end
  * of the command and when it is undone.  The invalidation empties the memo
  * (coverage.c registers the callback).  coverage_now() accepts what is pending

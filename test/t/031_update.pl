@@ -89,6 +89,12 @@ for my $old (@old)
 	like($before[1], qr/^alice\|f\|f.*\nbob\|t\|t\|.*\ncarol\|t/, "$old: answers");
 	is($session->query('SELECT shared_filter, optout.verify() FROM optout.status'), 'ready|0', "$old: filter");
 
+	# what only the session's memo knows, for the filter says that he may have been
+	# out, and the cache that he is not
+	my $then = $node->safe_psql($dbname, q{SELECT opted_out_at FROM optout.opt_out_history WHERE user_id = 'bob'});
+	my $bob = qq{SELECT optout.is_opted_out('bob', 'default', '$then')};
+	is($session->query("$bob; $bob"), "t\nt", "$old: the past, open session");
+
 	$node->safe_psql($dbname, 'ALTER EXTENSION optout UPDATE');
 	is_deeply([ differences(schema($dbname), $expected_schema) ], [], "$old: updated, the schema is that of a new installation");
 	is_deeply([ map { $session->query($_) } $contents, $answers ], \@before, "$old: updated, nothing else has changed, open session");
@@ -99,6 +105,9 @@ for my $old (@old)
 			SET ROLE administrator; SELECT optout.opt_in('alice', 'acme'); SELECT shared_filter FROM dashboard; RESET ROLE;
 			INSERT INTO event VALUES ('alice', 'acme') RETURNING user_id}),
 		"carol\nt\nready\nalice", "$old: updated, guard and administrator go on");
+	is($session->query($bob), 't', "$old: updated, the past, open session");
+	$node->safe_psql($dbname, q{SELECT optout.forget('bob', force => true)});
+	is($session->query($bob), 'f', "$old: updated, an open session learns what has changed since");
 	$session->quit;
 	$node->safe_psql($dbname, 'SELECT optout.unguard(relation) FROM optout.guarded');
 	$node->safe_psql($dbname, q{SELECT optout.revoke_authority('administrator', 'acme', 'administer'); DROP VIEW dashboard; DROP EXTENSION optout});
