@@ -118,13 +118,13 @@ level_size(int level)
 	return TYPEALIGN(BLOCK_SIZE, size);
 }
 
-/* in bytes; about as much as the largest level, as a power of two */
+/* in bytes; at most twice as much as the largest level, as a power of two */
 static Size
 cache_size(void)
 {
 	Size		size = pg_nextpower2_size_t(level_size(LEVELS - 1));
 
-	return size > level_size(LEVELS - 1) ? size / 2 : size;
+	return size > level_size(LEVELS - 1) ? size : size * 2;
 }
 
 /* all that filter and cache need */
