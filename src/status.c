@@ -1,6 +1,6 @@
 /*
  * status.c
- *		What an administrator can learn of the shared filter: optout.status and
+ *		What an administrator can learn: optout.status, optout.progress, and
  *		optout.verify().
  */
 #include "postgres.h"
@@ -13,15 +13,22 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
 
 #include "compat.h"
 #include "coverage.h"
 #include "filter.h"
 #include "periods.h"
+#include "progress.h"
+#include "shared.h"
 #include "state.h"
 
 PG_FUNCTION_INFO_V1(optout_filter_statistics);
+PG_FUNCTION_INFO_V1(optout_load_progress);
+PG_FUNCTION_INFO_V1(optout_command_progress);
 PG_FUNCTION_INFO_V1(optout_verify);
+
+static void status_put_progress(ReturnSetInfo *result, const ProgressRow *row);
 
 /*
  * optout.filter_statistics(), behind the view optout.status
@@ -54,6 +61,63 @@ optout_filter_statistics(PG_FUNCTION_ARGS)
 			nulls[i] = true;
 	}
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
+}
+
+/*
+ * optout.load_progress(), behind the view optout.status: how far the adding of
+ * this database's keys has come, from 0 to 1.
+ */
+Datum
+optout_load_progress(PG_FUNCTION_ARGS)
+{
+	SharedDatabase load;
+
+	if (!coverage_loading(&load))
+		PG_RETURN_NULL();
+	PG_RETURN_FLOAT8((double) load.next / load.nblocks);
+}
+
+/*
+ * optout.command_progress(), behind the view optout.progress
+ */
+Datum
+optout_command_progress(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	SharedDatabase load;
+	ProgressRow row;
+
+	InitMaterializedSRF(fcinfo, 0);
+	shared_attach_to_report();
+	if (coverage_loading(&load))
+	{
+		row.pid = load.pid;
+		row.command = "add keys";
+		row.phase = "reading the table";
+		row.done = load.next;
+		row.total = load.nblocks;
+		status_put_progress(result, &row);
+	}
+	for (int i = 0; shared != NULL && i < MAX_COMMANDS; i++)
+	{
+		if (progress_read(i, &row))
+			status_put_progress(result, &row);
+	}
+	return (Datum) 0;
+}
+
+static void
+status_put_progress(ReturnSetInfo *result, const ProgressRow *row)
+{
+	Datum		values[5];
+	bool		nulls[5] = {false};
+
+	values[0] = Int32GetDatum(row->pid);
+	values[1] = CStringGetTextDatum(row->command);
+	values[2] = CStringGetTextDatum(row->phase);
+	values[3] = Int64GetDatum((int64) row->done);
+	values[4] = Int64GetDatum((int64) row->total);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
 /*
