@@ -36,8 +36,12 @@ typedef bool TU_UpdateIndexes;
 #if PG_VERSION_NUM < 170000
 #define MyProcNumber (MyBackendId - 1)
 #define MyLocalTransactionId (MyProc->lxid)
+#define VXID_PROC_NUMBER(vxid) ((vxid).backendId)
+#define ProcNumberGetProc(number) BackendIdGetProc(number)
+#include "storage/sinvaladt.h"
 #else
 #define MyLocalTransactionId (MyProc->vxid.lxid)
+#define VXID_PROC_NUMBER(vxid) ((vxid).procNumber)
 #endif
 
 #if PG_VERSION_NUM < 180000
