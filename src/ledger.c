@@ -20,10 +20,10 @@
  * starts another row whenever a page is full.  So nobody ever has to walk
  * through more dead versions than fit into a page.
  *
- * A row that is remembered is trusted only after a look at it: any row of that
- * organization and hour will do whose latest version it is and that nobody has
- * locked.  It may have been deleted, moved or replaced by another meanwhile.  The
- * table cannot be truncated after that look: we have it locked.
+ * What is remembered is only a place to look at.  Whatever has happened to the
+ * table meanwhile, we can add to any row that we find there if it is of that
+ * organization and hour, is the latest version, and nobody has it locked.  Nobody
+ * can truncate the table after that look, for we hold a lock on it.
  *
  * The rows are written below the executor, like those of a system catalog:
  * there are no triggers, generated columns or indexes on expressions on this
@@ -103,11 +103,10 @@ static Level *innermost = NULL;
 
 /*
  * Where this backend's rows are: for each organization, at the place that its
- * hash gives, the row that a transaction which has committed wrote last.
+ * hash gives, the row that the last transaction to commit wrote.
  */
 #define PLACES 64
 static ItemPointerData places[PLACES];
-static Oid	places_file = InvalidOid;	/* file of the table */
 
 static int	planning = 0;
 static planner_hook_type prev_planner_hook = NULL;
@@ -319,13 +318,6 @@ ledger_write_counts(bool preparing)
 	if (rel == NULL)
 		return;
 	ledger_check_level(innermost);
-
-	/* nothing is known of a table that has been truncated or rewritten */
-	if (places_file != rel->rd_rel->relfilenode)
-	{
-		memset(places, 0, sizeof(places));
-		places_file = rel->rd_rel->relfilenode;
-	}
 
 	/* whoever writes to a table that has a TOAST table must hold one */
 	snapshot = RegisterSnapshot(GetLatestSnapshot());

@@ -81,6 +81,15 @@ INSERT INTO event VALUES ('alice');
 COMMIT;
 INSERT INTO event VALUES ('alice');
 SELECT * FROM counted;
+-- a version that needs entries in the indexes, as one in another page does
+CREATE INDEX by_discarded ON optout.discard_ledger (discarded);
+CALL discard(10);
+SET enable_seqscan = off;
+SELECT organization, discarded FROM optout.discard_ledger WHERE discarded BETWEEN 10 AND 20;
+SELECT * FROM counted WHERE organization = 'default';
+RESET enable_seqscan;
+DROP INDEX optout.by_discarded;
+TRUNCATE optout.discard_ledger;
 -- rolled back after it was written
 CREATE FUNCTION fail_at_commit() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
