@@ -11,6 +11,27 @@
 -- Waiting for those who ingest
 ----------------------------------------------------------------------
 
+-- It gets an argument and stays the same procedure, so that grants and comments
+-- stay.  An overload would be ambiguous.
+CREATE PROCEDURE optout.settle_with_timeout(timeout interval DEFAULT NULL)
+AS 'MODULE_PATHNAME', 'optout_settle' LANGUAGE C;
+UPDATE pg_catalog.pg_proc p
+   SET pronargs = n.pronargs, proargtypes = n.proargtypes, proargnames = n.proargnames,
+	   pronargdefaults = n.pronargdefaults, proargdefaults = n.proargdefaults
+  FROM pg_catalog.pg_proc n
+ WHERE p.oid = 'optout.settle()'::pg_catalog.regprocedure
+   AND n.oid = 'optout.settle_with_timeout(interval)'::pg_catalog.regprocedure;
+DROP PROCEDURE optout.settle_with_timeout(interval);
+COMMENT ON PROCEDURE optout.settle(interval) IS
+'Wait until every transaction that asked the filter before the call has ended. After it, no event that was let through before an earlier opt-out can still be committed by the transaction that asked. Nobody waits for it. Error 55000 naming those still running when the timeout is over (NULL: never; ''0'': at once). Error 25001 in a transaction that has written or has asked the filter itself.';
+
+----------------------------------------------------------------------
+-- The ledger
+----------------------------------------------------------------------
+
+-- Rows stay in their page, so there must be room for another version of each.
+ALTER TABLE optout.discard_ledger SET (fillfactor = 45);
+
 ----------------------------------------------------------------------
 -- Views, checks and repair
 ----------------------------------------------------------------------
