@@ -179,6 +179,8 @@ $authority->append_conf('postgresql.conf', "synchronous_standby_names = 'FIRST 3
 $authority->reload;
 $authority->poll_query_until('postgres', q{SELECT count(*) = 3 FROM pg_stat_replication WHERE sync_state = 'sync'})
   or die 'not synchronous';
+# commits wait for them from when the checkpointer has read the settings
+$authority->safe_psql('postgres', 'CHECKPOINT');
 $authority->safe_psql('postgres', $synchronous);
 for my $user ('alice', 'alice', 'alice')
 {
