@@ -247,7 +247,7 @@ sub ingest
 		@statements = ($way == 2 ? "INSERT INTO guarded $values" :
 			  "INSERT INTO event SELECT * FROM ($values) AS offered (batch, user_id) WHERE optout.accepts(user_id)");
 	}
-	@statements = ('SAVEPOINT s', @statements, 'ROLLBACK TO s', @statements) if rand() < 0.1;
+	@statements = ('SAVEPOINT s', @statements, 'ROLLBACK TO s', @statements) if rand() < 0.2;
 	push @{ $self->{batches} }, $batch;
 
 	return { batch => $batch, $self->transaction(@statements) };
