@@ -3,21 +3,21 @@
 -- and where that is done depends on the rest of the query.
 --
 CREATE EXTENSION optout;
-SELECT optout.enroll(ARRAY(SELECT 'u' || n FROM generate_series(1, 1000) n));
-SELECT optout.opt_out(ARRAY(SELECT 'u' || n FROM generate_series(10, 1000, 10) n));
+SELECT optout.enroll(ARRAY(SELECT 'u' || n FROM generate_series(1, 100) n));
+SELECT optout.opt_out(ARRAY(SELECT 'u' || n FROM generate_series(10, 100, 10) n));
 
--- Ten events of each of 1000 users, of whom every tenth is opted out.  300 of them
--- are known, so are 30 of those opted out.
+-- Ten events of each of 100 users, of whom every tenth is opted out.  30 of them
+-- are known, so are 3 of those opted out.
 CREATE TABLE staging (id int, user_id text, what text);
-INSERT INTO staging SELECT n, 'u' || 1 + n % 1000, 'what ' || n % 7 FROM generate_series(0, 9999) n;
+INSERT INTO staging SELECT n, 'u' || 1 + n % 100, 'what ' || n % 7 FROM generate_series(0, 999) n;
 CREATE TABLE known (user_id text PRIMARY KEY, country text);
-INSERT INTO known SELECT 'u' || n, CASE WHEN n <= 200 THEN 'fr' ELSE 'de' END FROM generate_series(1, 300) n;
+INSERT INTO known SELECT 'u' || n, CASE WHEN n <= 20 THEN 'fr' ELSE 'de' END FROM generate_series(1, 30) n;
 CREATE TABLE event (id int, user_id text, what text);
 CREATE TABLE unique_event (id int PRIMARY KEY, user_id text, what text);
 ANALYZE staging, known;
 
 -- an expensive condition
-CREATE FUNCTION is_early(id int) RETURNS boolean LANGUAGE plpgsql STABLE COST 1000 AS $$ BEGIN RETURN id < 5000; END $$;
+CREATE FUNCTION is_early(id int) RETURNS boolean LANGUAGE plpgsql STABLE COST 1000 AS $$ BEGIN RETURN id < 500; END $$;
 
 -- in the place of the filter, to find out how many events a query offers
 CREATE FUNCTION everybody(user_id text) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT true';
@@ -48,7 +48,7 @@ SELECT form, format('SELECT e.* FROM (%s OFFSET 0) e WHERE optout.accepts(e.user
 	('GROUP BY', $$SELECT min(id) AS id, user_id, 'first' AS what FROM staging GROUP BY user_id$$),
 	('window', $$SELECT id, user_id, what FROM (SELECT *, row_number() OVER (PARTITION BY user_id ORDER BY id) FROM staging) s WHERE row_number = 1$$),
 	('UNION', 'SELECT * FROM staging UNION SELECT * FROM staging'),
-	('EXCEPT', 'SELECT * FROM staging EXCEPT SELECT * FROM staging WHERE id >= 5000'),
+	('EXCEPT', 'SELECT * FROM staging EXCEPT SELECT * FROM staging WHERE id >= 500'),
 	('LATERAL', 'SELECT s.id, k.user_id, s.what FROM staging s, LATERAL (SELECT * FROM known k WHERE k.user_id = s.user_id) k')
   ) AS v (form, query);
 \set ECHO none
@@ -67,7 +67,7 @@ INSERT INTO form (form, query) VALUES
 	('CASE', $$SELECT * FROM staging WHERE CASE WHEN is_early(id) THEN optout.accepts(user_id) ELSE false END$$),
 	('left join to a unique key', 'SELECT s.id, s.user_id, k.country FROM staging s LEFT JOIN known k USING (user_id) WHERE optout.accepts(s.user_id)'),
 	('sub-select in the result', 'SELECT s.id, s.user_id, (SELECT country FROM known k WHERE k.user_id = s.user_id) FROM staging s WHERE optout.accepts(s.user_id)'),
-	('UNION ALL', 'SELECT * FROM (SELECT * FROM staging WHERE id < 5000 UNION ALL SELECT * FROM staging WHERE id >= 5000) s WHERE optout.accepts(user_id)'),
+	('UNION ALL', 'SELECT * FROM (SELECT * FROM staging WHERE id < 500 UNION ALL SELECT * FROM staging WHERE id >= 500) s WHERE optout.accepts(user_id)'),
 	('materialized CTE', 'WITH s AS MATERIALIZED (SELECT s.* FROM staging s JOIN known USING (user_id)) SELECT * FROM s WHERE optout.accepts(user_id)');
 \set ECHO none
 :try
