@@ -91,6 +91,7 @@ INSERT INTO form (form, query) VALUES
 	('ORDER BY, LIMIT', 'SELECT * FROM staging WHERE optout.accepts(user_id) ORDER BY id LIMIT 100'),
 	('DISTINCT', 'SELECT DISTINCT ON (user_id) * FROM staging WHERE optout.accepts(user_id) ORDER BY user_id'),
 	('GROUP BY', $$SELECT min(id), user_id, 'first' FROM staging GROUP BY user_id HAVING optout.accepts(user_id)$$),
+	('window', $$SELECT id, user_id, what FROM (SELECT *, row_number() OVER (PARTITION BY user_id ORDER BY id) FROM staging) s WHERE row_number = 1 AND optout.accepts(user_id)$$),
 	('UNION', 'SELECT * FROM (SELECT * FROM staging UNION SELECT * FROM staging) s WHERE optout.accepts(user_id)');
 \set ECHO none
 :try
