@@ -23,6 +23,8 @@ SHLIB_LINK = -Wl,--version-script=$(srcdir)/src/exports.map -Wl,-z,relro,-z,now
 PG_CFLAGS = -fno-semantic-interposition -ffile-prefix-map=$(CURDIR)=.
 PG_CPPFLAGS = -DOPTOUT_VERSION='"$(EXTVERSION)"'
 
+BUILT_FOR = .built-for
+
 # The README's examples are a test like any other, made from the README.
 README_TEST = test/sql/readme.sql
 REGRESS = $(sort $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql) $(README_TEST)))
@@ -31,7 +33,7 @@ ISOLATION = $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec))
 ISOLATION_OPTS = --inputdir=test --outputdir=.
 TAP_TESTS = 1
 PROVE_TESTS = test/t/*.pl
-EXTRA_CLEAN = results regression.diffs regression.out output_iso tmp_check $(README_TEST)
+EXTRA_CLEAN = results regression.diffs regression.out output_iso tmp_check $(README_TEST) $(BUILT_FOR)
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
@@ -39,7 +41,16 @@ PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifneq ($(and $(wildcard $(PGXS)),$(wildcard $(shell $(PG_CONFIG) --includedir-server)/postgres.h)),)
 include $(PGXS)
 installcheck: $(README_TEST)
-$(OBJS): $(wildcard src/*.h) optout.control
+$(OBJS) $(OBJS:.o=.bc): $(wildcard src/*.h) optout.control $(BUILT_FOR)
+$(shlib): src/exports.map
+
+# the server and the options that objects are made for; changes only when they do,
+# so that none made for another server is installed
+$(BUILT_FOR): export built_for = $(shell $(PG_CONFIG)) $(CC) $(CPPFLAGS) $(CFLAGS) $(CFLAGS_SL) \
+	$(LDFLAGS) $(LDFLAGS_SL) $(SHLIB_LINK)
+$(BUILT_FOR): FORCE
+	@printf '%s\n' "$$built_for" | cmp -s - $@ || printf '%s\n' "$$built_for" >$@
+FORCE:
 else
 all install installcheck clean:
 	@echo "No PostgreSQL server development files found by $(PG_CONFIG)." >&2
@@ -89,4 +100,4 @@ DISTDIR = .
 dist:
 	git archive --format=zip --prefix=optout-$(DISTVERSION)/ -o $(DISTDIR)/optout-$(DISTVERSION).zip HEAD
 
-.PHONY: all install installcheck clean demo test matrix check-hardened bench bench-large soak fuzz recipes clients dist
+.PHONY: all install installcheck clean demo test matrix check-hardened bench bench-large soak fuzz recipes clients dist FORCE

@@ -42,3 +42,7 @@ COMMENT ON COLUMN optout.status.load_progress IS
 'While shared_filter is ''loading'': which share of the table has been read to add its keys, from 0 to 1; see optout.progress.';
 COMMENT ON COLUMN optout.progress.pid IS
 'Process that runs the command, as in pg_stat_activity; of ''add keys'', with which sessions go on in turns, the one that did so last.';
+COMMENT ON COLUMN optout.discards.hour IS 'Start of the hour in which the transactions that discarded them were committed or prepared, whenever the events occurred.';
+COMMENT ON COLUMN optout.status.false_positive_rate IS 'Estimated share of users never opted out for whom the memo or the table has to be asked, to four digits.';
+COMMENT ON FUNCTION optout.verify() IS
+'How many rows of optout.opt_out_period the shared filter would miss; anything but 0 is a bug. It reads the whole table. For the owner of the extension and whom they grant EXECUTE, who need nothing else.';
