@@ -17,7 +17,8 @@
  *	  the row would violate the key if it stayed as it is; and
  * 3. the new values are those that the action gives: for CASCADE the key that
  *	  the UPDATE gave to the very same referenced row, which we find as the next
- *	  version of that row in the heap; for SET NULL and SET DEFAULT null or the
+ *	  version of that row in the heap (or, where the UPDATE moved it to another
+ *	  partition, as the row that the same command inserted there); for SET NULL and SET DEFAULT null or the
  *	  column's default.
  *
  * Where a trigger beneath the action makes a change that satisfies all three,
@@ -46,6 +47,7 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
+#include "catalog/pg_inherits.h"
 #include "executor/executor.h"
 #include "nodes/parsenodes.h"
 #include "optimizer/optimizer.h"
@@ -68,19 +70,30 @@ typedef struct FkeyActions
 	bool		set_default;
 } FkeyActions;
 
+/* what became of the referenced row that had the old values */
+typedef struct FkeyFate
+{
+	bool		removed;		/* by us */
+	bool		exists;			/* a row has the key again */
+	bool		renamed;		/* to the new values, by us */
+	bool		unknown;		/* the table is no heap */
+} FkeyFate;
+
 static bool fkey_includes(const ForeignKeyCacheInfo *fkey, const AttrNumber *changed, int nchanged);
+static bool fkey_explains(const ForeignKeyCacheInfo *fkey,
+						  TupleTableSlot *before, TupleTableSlot *after,
+						  const AttrNumber *changed, int nchanged);
 static FkeyActions fkey_get_actions(Oid constraint);
-static bool fkey_get_keys(const ForeignKeyCacheInfo *fkey, Oid index, TupleTableSlot *slot, ScanKey keys);
-static SysScanDesc fkey_beginscan(Relation referenced, Oid index, int nkeys, const ScanKeyData *keys);
+static bool fkey_get_keys(const ForeignKeyCacheInfo *fkey, Oid indexid, TupleTableSlot *slot, ScanKey keys);
+static void fkey_find_fate(Oid indexid, const FkeyActions *actions, int nkeys,
+						   const ScanKeyData *old_keys, const ScanKeyData *new_keys, FkeyFate *fate);
+static SysScanDesc fkey_beginscan(Relation rel, Relation index, int nkeys, const ScanKeyData *keys);
 static bool fkey_removed_by_us(HeapTupleHeader tuple);
-static bool fkey_has_key(TupleTableSlot *slot, int nkeys, const ScanKeyData *keys);
-static bool fkey_moved_to(List *fkeys, const ForeignKeyCacheInfo *fkey, TupleTableSlot *after, CommandId command);
+static bool fkey_has_key(TupleTableSlot *slot, Relation index, int nkeys, const ScanKeyData *keys);
+static bool fkey_moved_here(Oid indexid, int nkeys, const ScanKeyData *keys, CommandId command);
 static bool fkey_sets(const FkeyActions *actions, TupleTableSlot *after,
 					  const AttrNumber *changed, int nchanged);
 static bool fkey_is_default(Oid table, Form_pg_attribute att, Datum value, bool isnull);
-static bool fkey_explains(List *fkeys, const ForeignKeyCacheInfo *fkey,
-						  TupleTableSlot *before, TupleTableSlot *after,
-						  const AttrNumber *changed, int nchanged);
 
 /*
  * Whether the update of a row is, or equals, one that a foreign key's action
@@ -100,7 +113,7 @@ fkey_action_changes(Relation rel, TupleTableSlot *before, TupleTableSlot *after,
 		ForeignKeyCacheInfo *fkey = lfirst_node(ForeignKeyCacheInfo, cell);
 
 		if (fkey_includes(fkey, changed, nchanged) &&
-			fkey_explains(fkeys, fkey, before, after, changed, nchanged))
+			fkey_explains(fkey, before, after, changed, nchanged))
 			return true;
 	}
 	return false;
@@ -119,6 +132,38 @@ fkey_includes(const ForeignKeyCacheInfo *fkey, const AttrNumber *changed, int nc
 			return false;
 	}
 	return true;
+}
+
+/*
+ * Whether the key's action explains the change: points 2 and 3 above.
+ */
+static bool
+fkey_explains(const ForeignKeyCacheInfo *fkey,
+			  TupleTableSlot *before, TupleTableSlot *after,
+			  const AttrNumber *changed, int nchanged)
+{
+	FkeyActions actions = fkey_get_actions(fkey->conoid);
+	FkeyFate	fate = {false};
+	ScanKeyData old_keys[INDEX_MAX_KEYS];
+	ScanKeyData new_keys[INDEX_MAX_KEYS];
+	List	   *indexes;
+	ListCell   *cell;
+
+	if (!(actions.cascade || actions.set_null || actions.set_default) ||
+		!fkey_get_keys(fkey, actions.index, before, old_keys))
+		return false;
+	if (!fkey_get_keys(fkey, actions.index, after, new_keys))
+		actions.cascade = false;
+
+	/* the index, or those of the partitions, of which one held the old key */
+	indexes = find_all_inheritors(actions.index, AccessShareLock, NULL);
+	foreach(cell, indexes)
+		fkey_find_fate(lfirst_oid(cell), &actions, fkey->nkeys, old_keys, new_keys, &fate);
+
+	if (fate.unknown)
+		return true;
+	return fate.removed && !fate.exists &&
+		((actions.cascade && fate.renamed) || fkey_sets(&actions, after, changed, nchanged));
 }
 
 /*
@@ -153,9 +198,8 @@ fkey_get_actions(Oid constraint)
 }
 
 /*
- * The referenced key that a row of the referencing table has, for a scan of the
- * index: in the order of its columns, by their numbers in the referenced table.
- * False where a column is null, for such a row refers to nothing.
+ * The referenced key that a row of the referencing table has, as keys for a scan
+ * of the index.  False where a column is null, for such a row refers to nothing.
  */
 static bool
 fkey_get_keys(const ForeignKeyCacheInfo *fkey, Oid indexid, TupleTableSlot *slot, ScanKey keys)
@@ -163,55 +207,115 @@ fkey_get_keys(const ForeignKeyCacheInfo *fkey, Oid indexid, TupleTableSlot *slot
 	Relation	index = index_open(indexid, AccessShareLock);
 	int			nkeys = 0;
 
-	/* foreign keys with a period have no action that updates */
-	if (index->rd_rel->relam == BTREE_AM_OID)
+	for (int j = 0; j < IndexRelationGetNumberOfKeyAttributes(index); j++)
 	{
-		for (int j = 0; j < IndexRelationGetNumberOfKeyAttributes(index); j++)
+		for (int i = 0; i < fkey->nkeys; i++)
 		{
-			for (int i = 0; i < fkey->nkeys; i++)
-			{
-				Oid			type;
-				Oid			left;
-				Oid			right;
-				Oid			cast;
-				Datum		value;
-				bool		isnull;
+			Oid			type;
+			Oid			left;
+			Oid			right;
+			Oid			cast;
+			Datum		value;
+			bool		isnull;
 
-				if (fkey->confkey[i] != index->rd_index->indkey.values[j])
-					continue;
-				value = slot_getattr(slot, fkey->conkey[i], &isnull);
-				if (isnull)
-					break;
-
-				/* where no operator takes the column's type, the key casts it */
-				type = getBaseType(TupleDescAttr(slot->tts_tupleDescriptor, fkey->conkey[i] - 1)->atttypid);
-				op_input_types(fkey->conpfeqop[i], &left, &right);
-				if (type != right &&
-					find_coercion_pathway(right, type, COERCION_IMPLICIT, &cast) == COERCION_PATH_FUNC)
-					value = OidFunctionCall3(cast, value, Int32GetDatum(-1), BoolGetDatum(false));
-
-				ScanKeyEntryInitialize(&keys[nkeys++], 0, fkey->confkey[i], BTEqualStrategyNumber,
-									   right, index->rd_indcollation[j],
-									   get_opcode(fkey->conpfeqop[i]), value);
+			if (fkey->confkey[i] != index->rd_index->indkey.values[j])
+				continue;
+			value = slot_getattr(slot, fkey->conkey[i], &isnull);
+			if (isnull)
 				break;
-			}
+
+			/* where no operator takes the column's type, the key casts it */
+			type = getBaseType(TupleDescAttr(slot->tts_tupleDescriptor, fkey->conkey[i] - 1)->atttypid);
+			op_input_types(fkey->conpfeqop[i], &left, &right);
+			if (type != right &&
+				find_coercion_pathway(right, type, COERCION_IMPLICIT, &cast) == COERCION_PATH_FUNC)
+				value = OidFunctionCall3(cast, value, Int32GetDatum(-1), BoolGetDatum(false));
+
+			ScanKeyEntryInitialize(&keys[nkeys++], 0, j + 1, BTEqualStrategyNumber,
+								   right, index->rd_indcollation[j],
+								   get_opcode(fkey->conpfeqop[i]), value);
+			break;
 		}
 	}
+	/* what is no B-tree belongs to a key with a period, which has no action */
+	if (index->rd_rel->relam != BTREE_AM_OID)
+		nkeys = 0;
 	index_close(index, AccessShareLock);
 	return nkeys == fkey->nkeys;
+}
+
+/*
+ * Find out what became of the rows that had the old key in this partition, or in
+ * the one table.
+ */
+static void
+fkey_find_fate(Oid indexid, const FkeyActions *actions, int nkeys,
+			   const ScanKeyData *old_keys, const ScanKeyData *new_keys, FkeyFate *fate)
+{
+	Relation	index = index_open(indexid, NoLock);
+	Relation	rel;
+	TupleTableSlot *slot;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	if (index->rd_rel->relkind == RELKIND_PARTITIONED_INDEX)
+	{
+		index_close(index, NoLock);
+		return;
+	}
+	rel = table_open(index->rd_index->indrelid, AccessShareLock);
+	if (rel->rd_rel->relam != HEAP_TABLE_AM_OID)
+	{
+		fate->unknown = true;
+		table_close(rel, AccessShareLock);
+		index_close(index, NoLock);
+		return;
+	}
+
+	slot = table_slot_create(rel, NULL);
+	scan = fkey_beginscan(rel, index, nkeys, old_keys);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		HeapTupleHeader version = tuple->t_data;
+		ItemPointerData next = version->t_ctid;
+
+		if (!fkey_removed_by_us(version))
+		{
+			/* others cannot have inserted it, they would wait for us */
+			if (TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(version)))
+				fate->exists = true;
+			continue;
+		}
+		fate->removed = true;
+		if (!actions->cascade || fate->renamed)
+			continue;
+		if (HeapTupleHeaderIndicatesMovedPartitions(version))
+			fate->renamed = fkey_moved_here(actions->index, nkeys, new_keys, HeapTupleHeaderGetCmax(version));
+		else if (!ItemPointerEquals(&next, &tuple->t_self) &&
+				 table_tuple_fetch_row_version(rel, &next, SnapshotAny, slot))
+			fate->renamed = fkey_has_key(slot, index, nkeys, new_keys);
+	}
+	systable_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, AccessShareLock);
+	index_close(index, NoLock);
 }
 
 /*
  * Look for every version of the rows that have, or had, the key.
  */
 static SysScanDesc
-fkey_beginscan(Relation referenced, Oid index, int nkeys, const ScanKeyData *keys)
+fkey_beginscan(Relation rel, Relation index, int nkeys, const ScanKeyData *keys)
 {
-	/* some versions of systable_beginscan() write into the keys */
+	/* it takes the numbers of the table's columns, and may write into the keys */
 	ScanKeyData copy[INDEX_MAX_KEYS];
 
-	memcpy(copy, keys, nkeys * sizeof(ScanKeyData));
-	return systable_beginscan(referenced, index, true, SnapshotAny, nkeys, copy);
+	for (int i = 0; i < nkeys; i++)
+	{
+		copy[i] = keys[i];
+		copy[i].sk_attno = index->rd_index->indkey.values[keys[i].sk_attno - 1];
+	}
+	return systable_beginscan(rel, RelationGetRelid(index), true, SnapshotAny, nkeys, copy);
 }
 
 /*
@@ -226,12 +330,12 @@ fkey_removed_by_us(HeapTupleHeader tuple)
 }
 
 static bool
-fkey_has_key(TupleTableSlot *slot, int nkeys, const ScanKeyData *keys)
+fkey_has_key(TupleTableSlot *slot, Relation index, int nkeys, const ScanKeyData *keys)
 {
 	for (int i = 0; i < nkeys; i++)
 	{
 		bool		isnull;
-		Datum		value = slot_getattr(slot, keys[i].sk_attno, &isnull);
+		Datum		value = slot_getattr(slot, index->rd_index->indkey.values[keys[i].sk_attno - 1], &isnull);
 		FmgrInfo	equals = keys[i].sk_func;
 
 		if (isnull ||
@@ -243,43 +347,34 @@ fkey_has_key(TupleTableSlot *slot, int nkeys, const ScanKeyData *keys)
 }
 
 /*
- * Whether the command that moved the referenced row to another partition has
+ * Whether our command that moved the referenced row to another partition has
  * inserted it there under the new key.  The versions are not linked then.
  */
 static bool
-fkey_moved_to(List *fkeys, const ForeignKeyCacheInfo *fkey, TupleTableSlot *after, CommandId command)
+fkey_moved_here(Oid indexid, int nkeys, const ScanKeyData *keys, CommandId command)
 {
+	List	   *indexes = find_all_inheritors(indexid, NoLock, NULL);
 	bool		found = false;
 	ListCell   *cell;
 
-	foreach(cell, fkeys)
+	foreach(cell, indexes)
 	{
-		ForeignKeyCacheInfo *other = lfirst_node(ForeignKeyCacheInfo, cell);
-		Relation	referenced;
+		Relation	index = index_open(lfirst_oid(cell), NoLock);
+		Relation	rel = table_open(index->rd_index->indrelid, AccessShareLock);
 
-		if (other->nkeys != fkey->nkeys ||
-			memcmp(other->conkey, fkey->conkey, fkey->nkeys * sizeof(AttrNumber)) != 0)
-			continue;
-
-		referenced = table_open(other->confrelid, AccessShareLock);
-		if (referenced->rd_rel->relam == HEAP_TABLE_AM_OID)
+		if (rel->rd_rel->relam == HEAP_TABLE_AM_OID && rel->rd_rel->relkind == RELKIND_RELATION)
 		{
-			Oid			index = fkey_get_actions(other->conoid).index;
-			ScanKeyData keys[INDEX_MAX_KEYS];
+			SysScanDesc scan = fkey_beginscan(rel, index, nkeys, keys);
+			HeapTuple	tuple;
 
-			if (fkey_get_keys(other, index, after, keys))
-			{
-				SysScanDesc scan = fkey_beginscan(referenced, index, other->nkeys, keys);
-				HeapTuple	tuple;
-
-				while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
-					found = (tuple->t_data->t_infomask & HEAP_UPDATED) == 0 &&
-						TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)) &&
-						HeapTupleHeaderGetCmin(tuple->t_data) == command;
-				systable_endscan(scan);
-			}
+			while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+				found = (tuple->t_data->t_infomask & HEAP_UPDATED) == 0 &&
+					TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)) &&
+					HeapTupleHeaderGetCmin(tuple->t_data) == command;
+			systable_endscan(scan);
 		}
-		table_close(referenced, AccessShareLock);
+		table_close(rel, AccessShareLock);
+		index_close(index, NoLock);
 	}
 	return found;
 }
@@ -331,72 +426,4 @@ fkey_is_default(Oid table, Form_pg_attribute att, Datum value, bool isnull)
 	}
 	table_close(rel, AccessShareLock);
 	return result;
-}
-
-/*
- * Whether the key's action explains the change: points 2 and 3 above.
- */
-static bool
-fkey_explains(List *fkeys, const ForeignKeyCacheInfo *fkey,
-			  TupleTableSlot *before, TupleTableSlot *after,
-			  const AttrNumber *changed, int nchanged)
-{
-	FkeyActions actions = fkey_get_actions(fkey->conoid);
-	Relation	referenced;
-	ScanKeyData old_keys[INDEX_MAX_KEYS];
-	ScanKeyData new_keys[INDEX_MAX_KEYS];
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	TupleTableSlot *slot;
-	bool		cascade;
-	bool		removed = false;
-	bool		cascaded = false;
-	bool		exists = false;
-
-	if (!actions.cascade && !actions.set_null && !actions.set_default)
-		return false;
-
-	referenced = table_open(fkey->confrelid, AccessShareLock);
-	/* each partition of the referenced table has an entry of its own */
-	if (referenced->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ||
-		referenced->rd_rel->relam != HEAP_TABLE_AM_OID ||
-		!fkey_get_keys(fkey, actions.index, before, old_keys))
-	{
-		bool		unknown = referenced->rd_rel->relkind != RELKIND_PARTITIONED_TABLE &&
-			referenced->rd_rel->relam != HEAP_TABLE_AM_OID;
-
-		table_close(referenced, AccessShareLock);
-		return unknown;
-	}
-	cascade = actions.cascade && fkey_get_keys(fkey, actions.index, after, new_keys);
-
-	slot = table_slot_create(referenced, NULL);
-	scan = fkey_beginscan(referenced, actions.index, fkey->nkeys, old_keys);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		HeapTupleHeader version = tuple->t_data;
-		ItemPointerData next = version->t_ctid;
-
-		if (!fkey_removed_by_us(version))
-		{
-			/* others cannot have inserted it, they would wait for us */
-			if (TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(version)))
-				exists = true;
-			continue;
-		}
-		removed = true;
-		if (!cascade || cascaded)
-			continue;
-		if (HeapTupleHeaderIndicatesMovedPartitions(version))
-			cascaded = fkey_moved_to(fkeys, fkey, after, HeapTupleHeaderGetCmax(version));
-		else if (!ItemPointerEquals(&next, &tuple->t_self) &&
-				 table_tuple_fetch_row_version(referenced, &next, SnapshotAny, slot))
-			cascaded = fkey_has_key(slot, fkey->nkeys, new_keys);
-	}
-	systable_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	table_close(referenced, AccessShareLock);
-
-	return removed && !exists &&
-		(cascaded || fkey_sets(&actions, after, changed, nchanged));
 }
