@@ -307,7 +307,7 @@ fkey_find_fate(Oid indexid, const FkeyActions *actions, int nkeys,
 static SysScanDesc
 fkey_beginscan(Relation rel, Relation index, int nkeys, const ScanKeyData *keys)
 {
-	/* it takes the numbers of the table's columns, and may write into the keys */
+	/* a copy, for it may write into the keys; by the table's columns */
 	ScanKeyData copy[INDEX_MAX_KEYS];
 
 	for (int i = 0; i < nkeys; i++)
