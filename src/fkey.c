@@ -37,7 +37,6 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/skey.h"
 #include "access/stratnum.h"
@@ -58,6 +57,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "compat.h"
 #include "fkey.h"
 
 /* what we need of a foreign key beside its columns */
@@ -105,14 +105,14 @@ fkey_action_changes(Relation rel, TupleTableSlot *before, TupleTableSlot *after,
 					const AttrNumber *changed, int nchanged)
 {
 	/* the relation cache may drop its own at any look-up in a catalog */
-	List	   *fkeys = copyObject(RelationGetFKeyList(rel));
+	List	   *fkeys = list_copy_deep(RelationGetFKeyList(rel));
 	ListCell   *cell;
 
 	foreach(cell, fkeys)
 	{
 		ForeignKeyCacheInfo *fkey = lfirst_node(ForeignKeyCacheInfo, cell);
 
-		if (fkey_includes(fkey, changed, nchanged) &&
+		if (FKEY_IS_ENFORCED(fkey) && fkey_includes(fkey, changed, nchanged) &&
 			fkey_explains(fkey, before, after, changed, nchanged))
 			return true;
 	}

@@ -280,15 +280,18 @@ check_column(Relation rel, GuardRole role, const char *colname)
 static void
 warn_of_gaps(Relation rel)
 {
-	TriggerDesc *trigdesc = rel->trigdesc;
+	Oid			discard = discard_function();
 	Oid			owner = rel->rd_rel->relowner;
 	bool		has_children = rel->rd_rel->relkind == RELKIND_RELATION &&
-		has_subclass(RelationGetRelid(rel));
+		find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL;
+	TriggerDesc *trigdesc = rel->trigdesc;
 
 	for (int i = 0; trigdesc != NULL && i < trigdesc->numtriggers; i++)
 	{
 		Trigger    *trigger = &trigdesc->triggers[i];
 
+		if (trigger->tgfoid == discard)
+			continue;
 		if (TRIGGER_FOR_BEFORE(trigger->tgtype) &&
 			TRIGGER_FOR_ROW(trigger->tgtype) &&
 			(TRIGGER_FOR_INSERT(trigger->tgtype) || TRIGGER_FOR_UPDATE(trigger->tgtype)) &&
@@ -314,7 +317,7 @@ warn_of_gaps(Relation rel)
 		guard_warn_of_children(rel);
 
 	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE &&
-		object_aclcheck(ProcedureRelationId, discard_function(), owner,
+		object_aclcheck(ProcedureRelationId, discard, owner,
 						ACL_EXECUTE) != ACLCHECK_OK)
 	{
 		const char *owner_name = GetUserNameFromId(owner, false);

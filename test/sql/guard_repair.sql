@@ -11,9 +11,13 @@ AS $$ BEGIN EXECUTE format('INSERT INTO event_%s SELECT ($1).*', to_char(NEW.day
 CREATE TRIGGER a_route BEFORE INSERT ON event FOR EACH ROW EXECUTE FUNCTION route();
 CREATE TRIGGER a_update BEFORE UPDATE ON event FOR EACH ROW EXECUTE FUNCTION keep();
 CREATE TRIGGER a_statement BEFORE INSERT ON event EXECUTE FUNCTION keep();
+CREATE TABLE gone () INHERITS (event);
+DROP TABLE gone;
 SELECT optout.guard('event');
+ALTER TRIGGER optout_guard ON event RENAME TO a_guard;
 CREATE TABLE event_jan (LIKE event INCLUDING ALL) INHERITS (event);
 SELECT optout.guard('event');
+DROP TRIGGER a_guard ON event;
 CREATE TABLE event_feb () INHERITS (event_jan);
 CREATE TABLE event_mar () INHERITS (event);
 SELECT optout.guard('event_mar');
