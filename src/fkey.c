@@ -43,6 +43,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/index.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
@@ -87,6 +88,7 @@ static FkeyActions fkey_get_actions(Oid constraint);
 static bool fkey_get_keys(const ForeignKeyCacheInfo *fkey, Oid indexid, TupleTableSlot *slot, ScanKey keys);
 static void fkey_find_fate(Oid indexid, const FkeyActions *actions, int nkeys,
 						   const ScanKeyData *old_keys, const ScanKeyData *new_keys, FkeyFate *fate);
+static Relation fkey_open(Oid indexid, Relation *index);
 static SysScanDesc fkey_beginscan(Relation rel, Relation index, int nkeys, const ScanKeyData *keys);
 static bool fkey_removed_by_us(HeapTupleHeader tuple);
 static bool fkey_has_key(TupleTableSlot *slot, Relation index, int nkeys, const ScanKeyData *keys);
@@ -156,7 +158,7 @@ fkey_explains(const ForeignKeyCacheInfo *fkey,
 		actions.cascade = false;
 
 	/* the index, or those of the partitions, of which one held the old key */
-	indexes = find_all_inheritors(actions.index, AccessShareLock, NULL);
+	indexes = find_all_inheritors(actions.index, NoLock, NULL);
 	foreach(cell, indexes)
 		fkey_find_fate(lfirst_oid(cell), &actions, fkey->nkeys, old_keys, new_keys, &fate);
 
@@ -252,23 +254,18 @@ static void
 fkey_find_fate(Oid indexid, const FkeyActions *actions, int nkeys,
 			   const ScanKeyData *old_keys, const ScanKeyData *new_keys, FkeyFate *fate)
 {
-	Relation	index = index_open(indexid, NoLock);
-	Relation	rel;
+	Relation	index;
+	Relation	rel = fkey_open(indexid, &index);
 	TupleTableSlot *slot;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
-	if (index->rd_rel->relkind == RELKIND_PARTITIONED_INDEX)
-	{
-		index_close(index, NoLock);
+	if (rel == NULL)
 		return;
-	}
-	rel = table_open(index->rd_index->indrelid, AccessShareLock);
-	if (rel->rd_rel->relam != HEAP_TABLE_AM_OID)
+	if (index == NULL)
 	{
 		fate->unknown = true;
 		table_close(rel, AccessShareLock);
-		index_close(index, NoLock);
 		return;
 	}
 
@@ -297,8 +294,29 @@ fkey_find_fate(Oid indexid, const FkeyActions *actions, int nkeys,
 	}
 	systable_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, AccessShareLock);
 	table_close(rel, AccessShareLock);
-	index_close(index, NoLock);
+}
+
+/*
+ * Open the table and its index, if it is a heap.  NULL where there is no table
+ * with rows: it is partitioned, or has just been detached and dropped.
+ */
+static Relation
+fkey_open(Oid indexid, Relation *index)
+{
+	Oid			relid = IndexGetRelation(indexid, true);
+	Relation	rel = OidIsValid(relid) ? try_table_open(relid, AccessShareLock) : NULL;
+
+	*index = NULL;
+	if (rel != NULL && rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+	{
+		table_close(rel, AccessShareLock);
+		return NULL;
+	}
+	if (rel != NULL && rel->rd_rel->relam == HEAP_TABLE_AM_OID)
+		*index = index_open(indexid, AccessShareLock);
+	return rel;
 }
 
 /*
@@ -359,10 +377,10 @@ fkey_moved_here(Oid indexid, int nkeys, const ScanKeyData *keys, CommandId comma
 
 	foreach(cell, indexes)
 	{
-		Relation	index = index_open(lfirst_oid(cell), NoLock);
-		Relation	rel = table_open(index->rd_index->indrelid, AccessShareLock);
+		Relation	index;
+		Relation	rel = fkey_open(lfirst_oid(cell), &index);
 
-		if (rel->rd_rel->relam == HEAP_TABLE_AM_OID && rel->rd_rel->relkind == RELKIND_RELATION)
+		if (index != NULL)
 		{
 			SysScanDesc scan = fkey_beginscan(rel, index, nkeys, keys);
 			HeapTuple	tuple;
@@ -372,9 +390,10 @@ fkey_moved_here(Oid indexid, int nkeys, const ScanKeyData *keys, CommandId comma
 					TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)) &&
 					HeapTupleHeaderGetCmin(tuple->t_data) == command;
 			systable_endscan(scan);
+			index_close(index, AccessShareLock);
 		}
-		table_close(rel, AccessShareLock);
-		index_close(index, NoLock);
+		if (rel != NULL)
+			table_close(rel, AccessShareLock);
 	}
 	return found;
 }
