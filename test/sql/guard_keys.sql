@@ -94,6 +94,15 @@ DELETE FROM account WHERE id = 'c';
 SELECT * FROM event WHERE id = 9;
 ROLLBACK;
 SELECT organization, discarded FROM optout.discards;
+-- nor may it change another guarded column along with the key's
+SELECT optout.enroll('half', 'acme'), optout.opt_out('half', 'acme');
+ALTER TABLE event ADD org text;
+SELECT optout.guard('event', organization => 'org');
+CREATE OR REPLACE FUNCTION merge() RETURNS trigger LANGUAGE plpgsql
+AS $$ BEGIN UPDATE event SET user_id = 'half', org = 'acme' WHERE id = OLD.id; RETURN COALESCE(NEW, OLD); END $$;
+SELECT fill();
+UPDATE account SET id = 'half' WHERE id = 'b';
+SELECT * FROM event ORDER BY id;
 DROP TABLE event, session, account;
 
 -- The key's own changes: every action, several columns, several levels, within a
@@ -153,6 +162,19 @@ INSERT INTO event VALUES (1, 1), (2, 2), (3, 3);
 DELETE FROM account WHERE id = 1;
 UPDATE account SET id = 20 WHERE id = 2;
 SELECT * FROM event ORDER BY n;
+-- and no other value than the default
+SELECT optout.enroll('8'), optout.opt_out('8');
+INSERT INTO account VALUES (1), (8);
+INSERT INTO event VALUES (4, 1);
+CREATE TABLE session (id int REFERENCES account ON DELETE CASCADE);
+ALTER TABLE event DROP CONSTRAINT event_user_id_fkey, ADD FOREIGN KEY (user_id) REFERENCES account ON DELETE SET DEFAULT ON UPDATE SET DEFAULT;
+CREATE OR REPLACE FUNCTION merge() RETURNS trigger LANGUAGE plpgsql
+AS $$ BEGIN UPDATE event SET user_id = 8 WHERE user_id = OLD.id; RETURN OLD; END $$;
+CREATE TRIGGER merge BEFORE DELETE ON session FOR EACH ROW EXECUTE FUNCTION merge();
+INSERT INTO session VALUES (1);
+DELETE FROM account WHERE id = 1;
+SELECT * FROM event WHERE n = 4;
+DROP TABLE session;
 -- a default that we cannot know is the key's to refuse
 CREATE SEQUENCE seven START 7;
 ALTER TABLE event ALTER user_id SET DEFAULT nextval('seven');
@@ -190,6 +212,8 @@ CREATE FUNCTION give_away() RETURNS trigger LANGUAGE plpgsql
 AS $$ BEGIN UPDATE event SET user_id = 7 WHERE n = 3; RETURN COALESCE(NEW, OLD); END $$;
 CREATE TRIGGER give_away BEFORE DELETE OR UPDATE ON visit FOR EACH ROW EXECUTE FUNCTION give_away();
 CREATE TABLE event_3 PARTITION OF event FOR VALUES IN (3);
+-- the action on the events comes last, so that the trigger sees them before
+ALTER TABLE event DROP CONSTRAINT event_region_user_id_fkey, ADD FOREIGN KEY (region, user_id) REFERENCES owner (region, id) ON UPDATE CASCADE;
 INSERT INTO owner VALUES (5, 1), (6, 1);
 INSERT INTO visit VALUES (1, 5), (1, 6);
 INSERT INTO event VALUES (3, 6, 1);
@@ -203,6 +227,10 @@ BEGIN;
 UPDATE owner SET id = 77, region = 2 WHERE id = 7 AND region = 1;
 UPDATE owner SET id = 7, region = 1 WHERE id = 77;
 UPDATE owner SET region = 2 WHERE id = 6;
+SELECT * FROM event ORDER BY n;
+ROLLBACK;
+BEGIN;
+UPDATE owner SET region = CASE id WHEN 6 THEN 2 ELSE region END;
 SELECT * FROM event ORDER BY n;
 ROLLBACK;
 DROP TABLE event, visit;

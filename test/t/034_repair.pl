@@ -102,6 +102,11 @@ for my $statement (q{DROP TABLE doomed}, q{SELECT optout.unguard('doomed')}, q{A
 }
 $node->safe_psql('target', 'DROP TABLE doomed');
 
+# The warning that names an id is its caller's, not the log's.
+like(errors_of($node, q{SET log_statement = none; SELECT optout.enroll('A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11')}, dbname => 'target'),
+	qr/WARNING:  01000: user id "A0EEBC99/, 'enroll() warns of what is no text form of a uuid');
+unlike(slurp_file($node->logfile), qr/A0EEBC99|a0eebc99/, 'but not in the log');
+
 # Uninstalling, as README has it, of guards that were renamed and altered.  Its blocks
 # are read from there.
 my $readme = slurp_file("$FindBin::RealBin/../../README.md");
