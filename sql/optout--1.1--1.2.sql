@@ -7,6 +7,9 @@
 -- Filter and guard
 ----------------------------------------------------------------------
 
+COMMENT ON FUNCTION optout.unguard(regclass) IS
+'Take all guards off an event table, by whatever name somebody gave them. Error 42704 where there is none.';
+
 ----------------------------------------------------------------------
 -- Waiting for those who ingest
 ----------------------------------------------------------------------

@@ -1,7 +1,7 @@
 /*
  * guard.c
- *		The guard of an event table: optout.guard(), optout.unguard(), and the
- *		trigger that discards events of opted-out users.
+ *		The guard of an event table: optout.guard(), optout.unguard(),
+ *		optout.repair(), and the trigger that discards events of opted-out users.
  *
  * The trigger is
  *
