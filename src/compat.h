@@ -46,6 +46,9 @@ typedef bool TU_UpdateIndexes;
 
 #if PG_VERSION_NUM < 180000
 #define PG_MODULE_MAGIC_EXT(...) PG_MODULE_MAGIC
+#define FKEY_IS_ENFORCED(fkey) true
+#else
+#define FKEY_IS_ENFORCED(fkey) ((fkey)->conenforced)
 #endif
 
 #if PG_VERSION_NUM < 190000

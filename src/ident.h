@@ -49,5 +49,6 @@ extern bool ident_type_supported(Oid type);
 extern text *ident_from_datum(Oid type, Datum value);
 
 extern char *ident_for_message(text *ident);
+extern void user_ids_warn_of_uuids(const UserIds *users);
 
 #endif							/* OPTOUT_IDENT_H */
