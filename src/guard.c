@@ -524,9 +524,7 @@ Datum
 optout_repair(PG_FUNCTION_ARGS)
 {
 	Oid			discard = discard_function();
-	Oid			filter = LookupFuncName(list_make2(makeString("optout"),
-												   makeString("add_to_filter")),
-										0, NULL, false);
+	Oid			filter = state_function("add_to_filter");
 	Relation	state;
 	Oid			state_relid;
 	int64		count = 0;
