@@ -4,7 +4,7 @@
 #   make test        run every test, likewise
 #   make matrix      the same on every PostgreSQL release that can be had
 #   make check-hardened   the same with assertions, sanitizers and valgrind
-#   make bench       time it beside other ways to do the same
+#   make bench       time it beside other ways to do the same; ROWS='COPY' for some rows only
 #   make soak        look for leaks for MINUTES=5 or longer
 #   make fuzz        run STATEMENTS=100000 made at random; best on a server with assertions
 #   make recipes     try the README's recipes with the other programs they take
@@ -70,7 +70,7 @@ check-hardened:
 bench:
 	@test/bench/run
 
-# lists and events that do not fit any cache; takes its time
+# the rows for a list of 10 million, which fits no processor's cache
 bench-large:
 	@test/bench/run large
 

@@ -17,14 +17,13 @@ CREATE TABLE job (
 	expect bigint,							-- what it has to return, or to store
 	restart text,							-- run this, then restart the server
 	prepare text NOT NULL DEFAULT '',		-- what else comes before
-	statement text NOT NULL,
-	each boolean NOT NULL DEFAULT false,	-- measure the statements that it returns, a transaction each
+	statement text,
+	user_id text,							-- or whose rows to store one by one
 	beside int NOT NULL DEFAULT 0,			-- so many opt-outs a second meanwhile
-	after text NOT NULL DEFAULT '',
 	UNIQUE (phase, name, mem)
 );
 
-CREATE TABLE sample (job int REFERENCES job, run int, cpu bigint, elapsed bigint, wal bigint, opt_outs int);
+CREATE TABLE sample (job int REFERENCES job, run int, cpu bigint, elapsed bigint, wal bigint, opt_outs bigint);
 
 -- A row of the table: a job, the one to compare it with if any, and how.
 CREATE TABLE comparison (
@@ -128,19 +127,16 @@ SELECT 'ingest', name, :copied, :kept_copied,
   ) AS copy (name, relation, file, condition, beside);
 
 -- Single rows, a transaction each.  Where the disk is waited for, this counts, too.
-INSERT INTO job (phase, name, rows, expect, prepare, statement, each, beside, after)
+INSERT INTO job (phase, name, rows, expect, prepare, user_id, beside)
 SELECT 'ingest', name, n, CASE WHEN listed THEN 0 ELSE n END,
-       format('TRUNCATE single; CHECKPOINT; CALL until_ready(); %s
-               PREPARE store(bigint) AS INSERT INTO single VALUES ($1, user_id(1, %L, ''text''), now(), ''page view'');',
-              CASE WHEN fsync THEN 'ALTER SYSTEM SET fsync = on; SELECT pg_reload_conf(); SELECT pg_sleep(0.5);' END, listed),
-       format('SELECT format(''EXECUTE store(%%s)'', n) FROM generate_series(1, %s) AS n', n), true, beside,
-       CASE WHEN fsync THEN 'ALTER SYSTEM RESET fsync; SELECT pg_reload_conf(); SELECT pg_sleep(0.5);' ELSE '' END
+       format('TRUNCATE single; ALTER SYSTEM SET fsync = %s; SELECT pg_reload_conf(); CHECKPOINT;', fsync),
+       user_id(1, listed, 'text'), beside
   FROM (VALUES
-	('single kept', :singles, false, false, 0),
-	('single discarded', :singles, true, false, 0),
-	('single kept, fsync', :singles / 10, false, true, 0),
-	('single discarded, fsync', :singles / 10, true, true, 0),
-	('single kept beside', :singles, false, false, 1000)
+	('single kept', :singles, false, 'off', 0),
+	('single discarded', :singles, true, 'off', 0),
+	('single kept, fsync', :singles / 10, false, 'on', 0),
+	('single discarded, fsync', :singles / 10, true, 'on', 0),
+	('single kept beside', :singles, false, 'off', 1000)
   ) AS single (name, n, listed, fsync, beside);
 
 -- The array is in the order of ids, which makes the plain INSERT fastest: it
@@ -165,6 +161,7 @@ INSERT INTO comparison (what, phase, ours, theirs, unit, measure, bound, target,
 	('scan, floor (a hash and one random access) / no-op C function, list of ' || words(:short_list), 'thousand', 'floor', 'no-op', 'ratio', 'cpu', NULL, NULL, 'default'),
 	('scan, accepts / no-op C function, list of ' || words(:list), 'million', 'accepts', 'no-op', 'ratio', 'cpu', 'most', 1.45, 'default'),
 	('scan, floor / no-op C function, list of ' || words(:list), 'million', 'floor', 'no-op', 'ratio', 'cpu', NULL, NULL, 'default'),
+	('scan, accepts / floor, list of ' || words(:list), 'million', 'accepts', 'floor', 'ratio', 'cpu', NULL, NULL, 'default'),
 	('scan, accepts / no-op C function, named organization', 'named', 'accepts', 'no-op', 'ratio', 'cpu', 'most', 1.6, 'default'),
 	('scan, accepts / no-op C function, bigint ids', 'bigint', 'accepts', 'no-op', 'ratio', 'cpu', 'most', 1.6, 'default'),
 	('scan, accepts / no-op C function, uuid ids', 'uuid', 'accepts', 'no-op', 'ratio', 'cpu', 'most', 1.6, 'default'),
@@ -181,6 +178,7 @@ INSERT INTO comparison (what, phase, ours, theirs, unit, measure, bound, target,
 	('COPY, guarded table / no-op C trigger', 'ingest', 'guard', 'no-op trigger', 'ratio', 'cpu', 'most', 1.1, 'default'),
 	('COPY, PL/pgSQL trigger (EXISTS) / guarded table', 'ingest', 'PL/pgSQL', 'guard', 'ratio', 'cpu', NULL, NULL, 'default'),
 	('COPY, WHERE accepts, beside 100 opt-outs a second / alone', 'ingest', 'accepts beside', 'accepts', 'ratio', 'cpu', NULL, NULL, 'default'),
+	('prepared single-row INSERT, kept, us', 'ingest', 'single kept', NULL, 'us', 'cpu', NULL, NULL, 'default'),
 	('prepared single-row INSERT, discarded / kept', 'ingest', 'single discarded', 'single kept', 'ratio', 'cpu', 'most', 1.1, 'default'),
 	('prepared single-row INSERT, discarded / kept, fsync on, elapsed time', 'ingest', 'single discarded, fsync', 'single kept, fsync', 'ratio', 'elapsed', 'most', 1.1, 'default'),
 	('write-ahead log of a discarded single-row transaction, bytes', 'ingest', 'single discarded', NULL, 'bytes', 'wal', 'most', 120, 'default'),

@@ -1,33 +1,19 @@
 --
--- measure.sql: run job number :job once, in this new session.  Run 0 is for
--- warming up.
+-- measure.sql: run job :job once, in this new session.
 --
-SELECT prepare, statement, each, beside, after FROM job WHERE nr = :job \gset
+SELECT prepare, statement FROM job WHERE nr = :job \gset
 \o /dev/null
 :prepare
 \o
 \set got ''
-\set stored 0
-SELECT cpu() AS cpu, clock_timestamp() AS at, pg_current_wal_insert_lsn() AS lsn, last_value AS busy FROM busy_user \gset before_
-\if :each
-:statement \gexec
-\else
+SELECT * FROM clock \gset before_
 :statement \gset
 \set stored :ROW_COUNT
-\endif
-SELECT cpu() AS cpu, clock_timestamp() AS at, pg_current_wal_insert_lsn() AS lsn \gset after_
+SELECT * FROM clock \gset after_
 RESET ROLE;
-\if :each
-SELECT count(*) AS got FROM single \gset
-\endif
 INSERT INTO sample
-SELECT :job, :run, :after_cpu - :before_cpu, seconds * 1000000000, :'after_lsn'::pg_lsn - :'before_lsn'::pg_lsn,
-       CASE WHEN :beside > 0 THEN (last_value - :before_busy) / seconds END
-  FROM busy_user, extract(epoch FROM :'after_at'::timestamptz - :'before_at') AS seconds
- WHERE :run > 0;
-\o /dev/null
-:after
-\o
+SELECT :job, :run, :after_cpu - :before_cpu, :after_elapsed - :before_elapsed, :after_wal - :before_wal,
+       (:after_opt_outs - :before_opt_outs) * 1000000000 / (:after_elapsed - :before_elapsed);
 SELECT format('%s: %s rows where %s were expected', name, got, expect)
   FROM job, COALESCE(NULLIF(:'got', '')::bigint, :stored) AS got
  WHERE nr = :job AND got <> expect;

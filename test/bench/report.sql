@@ -2,15 +2,16 @@
 -- report.sql: the table, in Markdown that is nice to read in a terminal, too.
 --
 CREATE TEMP VIEW median AS
-SELECT phase, name, mem, measure, percentile_cont(0.5) WITHIN GROUP (ORDER BY value) / min(rows) AS per_row
+SELECT phase, name, mem, measure, percentile_cont(0.5) WITHIN GROUP (ORDER BY value) / rows AS per_row
   FROM job JOIN sample ON job = nr, LATERAL (VALUES ('cpu', cpu), ('elapsed', elapsed), ('wal', wal)) AS v (measure, value)
- GROUP BY phase, name, mem, measure;
+ WHERE run > 0
+ GROUP BY job.nr, measure;
 
 -- null where it was not measured with this work_mem
 CREATE FUNCTION pg_temp.figure(c comparison, mem text) RETURNS numeric
 LANGUAGE sql
 RETURN (SELECT CASE c.unit WHEN 'ratio' THEN o.per_row / t.per_row
-                           WHEN 'us' THEN (o.per_row - t.per_row) / 1000 ELSE o.per_row END
+                           WHEN 'us' THEN (o.per_row - COALESCE(t.per_row, 0)) / 1000 ELSE o.per_row END
           FROM median o LEFT JOIN median t ON (t.phase, t.name, t.mem, t.measure) = (c.phase, c.theirs, figure.mem, c.measure)
          WHERE (o.phase, o.name, o.mem, o.measure) = (c.phase, c.ours, figure.mem, c.measure));
 

@@ -136,8 +136,14 @@ CREATE TABLE plain_period (LIKE optout.opt_out_period INCLUDING ALL);
 -- Users to be opted out while others ingest; no event is theirs.
 CREATE SEQUENCE busy_user;
 
+-- What is read before and after.  Elapsed time is in nanoseconds, too.
+CREATE VIEW clock AS
+SELECT cpu() AS cpu, (extract(epoch FROM clock_timestamp()) * 1000000000)::bigint AS elapsed,
+       (pg_current_wal_insert_lsn() - '0/0')::bigint AS wal, last_value AS opt_outs
+  FROM busy_user;
+
 -- Row-level security hides rows from readers; it cannot discard events, for an
 -- INSERT that violates a policy is an error.  So it is measured by reading.
 CREATE ROLE bench_reader;
 GRANT USAGE ON SCHEMA bench TO bench_reader;
-GRANT SELECT ON optout.opt_out_period, busy_user TO bench_reader;
+GRANT SELECT ON optout.opt_out_period, clock TO bench_reader;
