@@ -60,7 +60,7 @@ bench_floor_memory(PG_FUNCTION_ARGS)
 	pg_prng_state state;
 
 	pg_prng_seed(&state, 1);
-	for (floor_nwords = 1; floor_nwords * sizeof(uint64) < PG_GETARG_INT64(0);)
+	for (floor_nwords = 1; floor_nwords * sizeof(uint64) < (uint64) PG_GETARG_INT64(0);)
 		floor_nwords *= 2;
 	floor_words = realloc(floor_words, floor_nwords * sizeof(uint64));
 	if (floor_words == NULL)
