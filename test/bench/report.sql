@@ -23,7 +23,7 @@ WITH figures AS (
 	                 COALESCE(round(by_large, CASE WHEN unit IN ('ratio', 'us') THEN 2 ELSE 0 END)::text, ''),
 	                 COALESCE('at ' || bound || ' ' || target, ''),
 	                 CASE WHEN bound = 'most' AND figure <= target OR bound = 'least' AND figure >= target THEN 'reached'
-	                      WHEN bound IS NOT NULL THEN 'missed' ELSE '' END] AS cells
+	                      WHEN figure IS NOT NULL AND bound IS NOT NULL THEN 'missed' ELSE '' END] AS cells
 	  FROM figures, LATERAL (SELECT CASE judged WHEN 'large' THEN by_large ELSE by_default END) AS f (figure)
 	UNION ALL
 	SELECT -1, ARRAY['what', 'work_mem 4 MB', regexp_replace(:'work_mem', '(\d)([A-Z])', '\1 \2'), 'target', '']
