@@ -2,29 +2,28 @@
 -- report.sql: the table, in Markdown that is nice to read in a terminal, too.
 --
 CREATE TEMP VIEW median AS
-SELECT phase, name, mem, measure, percentile_cont(0.5) WITHIN GROUP (ORDER BY value) / rows AS per_row
-  FROM job JOIN sample ON job = nr, LATERAL (VALUES ('cpu', cpu), ('elapsed', elapsed), ('wal', wal)) AS v (measure, value)
+SELECT phase, name, mem, unit, (percentile_cont(0.5) WITHIN GROUP (ORDER BY value) / rows)::numeric AS per_row
+  FROM job JOIN sample ON job = nr,
+       LATERAL (VALUES ('ratio', cpu), ('elapsed', elapsed), ('ns', cpu), ('us', cpu / 1000.0), ('bytes', wal)) AS v (unit, value)
  WHERE run > 0
- GROUP BY job.nr, measure;
+ GROUP BY job.nr, unit;
 
--- null where it was not measured with this work_mem
-CREATE FUNCTION pg_temp.figure(c comparison, mem text) RETURNS numeric
-LANGUAGE sql
-RETURN (SELECT CASE c.unit WHEN 'ratio' THEN o.per_row / t.per_row
-                           WHEN 'us' THEN (o.per_row - COALESCE(t.per_row, 0)) / 1000 ELSE o.per_row END
-          FROM median o LEFT JOIN median t ON (t.phase, t.name, t.mem, t.measure) = (c.phase, c.theirs, figure.mem, c.measure)
-         WHERE (o.phase, o.name, o.mem, o.measure) = (c.phase, c.ours, figure.mem, c.measure));
-
-WITH figures AS (
-	SELECT c.*, pg_temp.figure(c, 'default') AS by_default, pg_temp.figure(c, 'large') AS by_large FROM comparison c
+WITH figure AS (
+	SELECT c.nr, o.mem, CASE WHEN c.unit IN ('ratio', 'elapsed') THEN o.per_row / t.per_row
+	                         ELSE o.per_row - COALESCE(t.per_row, 0) END AS value
+	  FROM comparison c
+	  JOIN median o ON (o.phase, o.name, o.unit) = (c.phase, c.ours, c.unit)
+	  LEFT JOIN median t ON (t.phase, t.name, t.unit, t.mem) = (c.phase, c.theirs, c.unit, o.mem)
 ), shown AS (
 	SELECT nr, ARRAY[what,
-	                 COALESCE(round(by_default, CASE WHEN unit IN ('ratio', 'us') THEN 2 ELSE 0 END)::text, ''),
-	                 COALESCE(round(by_large, CASE WHEN unit IN ('ratio', 'us') THEN 2 ELSE 0 END)::text, ''),
-	                 COALESCE('at ' || bound || ' ' || target, ''),
-	                 CASE WHEN bound = 'most' AND figure <= target OR bound = 'least' AND figure >= target THEN 'reached'
-	                      WHEN figure IS NOT NULL AND bound IS NOT NULL THEN 'missed' ELSE '' END] AS cells
-	  FROM figures, LATERAL (SELECT CASE judged WHEN 'large' THEN by_large ELSE by_default END) AS f (figure)
+	                 COALESCE(round(d.value, digits)::text, ''), COALESCE(round(l.value, digits)::text, ''),
+	                 COALESCE(target, ''),
+	                 CASE WHEN target LIKE '<= %' AND d.value <= bound OR target LIKE '>= %' AND l.value >= bound THEN 'reached'
+	                      WHEN target IS NOT NULL THEN 'missed' ELSE '' END] AS cells
+	  FROM comparison
+	  LEFT JOIN (SELECT * FROM figure WHERE mem = 'default') AS d USING (nr)
+	  LEFT JOIN (SELECT * FROM figure WHERE mem = 'large') AS l USING (nr),
+	  LATERAL (SELECT CASE WHEN unit IN ('ns', 'bytes') THEN 0 ELSE 2 END, substr(target, 4)::numeric) AS f (digits, bound)
 	UNION ALL
 	SELECT -1, ARRAY['what', 'work_mem 4 MB', regexp_replace(:'work_mem', '(\d)([A-Z])', '\1 \2'), 'target', '']
 	UNION ALL
@@ -37,5 +36,5 @@ SELECT '| ' || string_agg(CASE WHEN nr = 0 THEN lpad(text, width::int, '-')
                                WHEN n IN (2, 3) THEN lpad(text, width) ELSE rpad(text, width) END, ' | ' ORDER BY n) || ' |'
   FROM cell GROUP BY nr ORDER BY nr;
 
-SELECT format(E'\n*Medians of %s interleaved runs of CPU time of the backend; %s events scanned, %s copied, %s users opted out, 1 %% of the events theirs.',
+SELECT format(E'\n*Medians of %s interleaved runs, CPU time of the backend; %s events scanned, %s copied, %s users opted out, 1 %% of the events theirs.',
               :runs, words(:events), words(:copied), words(CASE WHEN :large THEN :large_list ELSE :list END));
