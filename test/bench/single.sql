@@ -11,5 +11,5 @@ INSERT INTO single VALUES (:n, :user_id, now(), 'page view');
 \if :n = :transactions
 INSERT INTO sample
 SELECT :job, :run, cpu - :before_cpu, elapsed - :before_elapsed, wal - :before_wal,
-       (opt_outs - :before_opt_outs) * 1000000000 / (elapsed - :before_elapsed) FROM clock;
+       (opt_outs - :before_opt_outs) * 1e9 / (elapsed - :before_elapsed) FROM clock;
 \endif
