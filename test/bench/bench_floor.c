@@ -65,7 +65,7 @@ bench_floor_memory(PG_FUNCTION_ARGS)
 	floor_words = realloc(floor_words, floor_nwords * sizeof(uint64));
 	if (floor_words == NULL)
 		elog(ERROR, "out of memory");
-	/* nearly all are even */
+	/* all even, so that floor() is always true */
 	for (uint64 i = 0; i < floor_nwords; i++)
 		floor_words[i] = pg_prng_uint64(&state) & ~UINT64CONST(1);
 	PG_RETURN_VOID();
