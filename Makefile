@@ -4,7 +4,7 @@
 #   make test        run every test, likewise
 #   make matrix      the same on every PostgreSQL release that can be had
 #   make check-hardened   the same with assertions, sanitizers and valgrind
-#   make bench       time it beside other ways to do the same
+#   make bench       time it beside other ways to do the same; ROWS='COPY' for some rows only
 #   make soak        look for leaks for MINUTES=5 or longer
 #   make fuzz        run STATEMENTS=100000 made at random; best on a server with assertions
 #   make recipes     try the README's recipes with the other programs they take
@@ -17,11 +17,15 @@ EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" optout.control
 MODULE_big = optout
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 DATA = $(sort $(wildcard sql/*--*.sql)) sql/optout-page.sql
-SHLIB_LINK = -Wl,--version-script=$(srcdir)/src/exports.map -Wl,-z,relro,-z,now
-# what is not exported cannot be replaced, so calls within a file can be inlined;
-# the same bytes wherever it is built
-PG_CFLAGS = -fno-semantic-interposition -ffile-prefix-map=$(CURDIR)=.
 PG_CPPFLAGS = -DOPTOUT_VERSION='"$(EXTVERSION)"'
+# the same bytes wherever it is built; what is not exported cannot be replaced,
+# so calls within a file can be inlined
+PG_CFLAGS = $(call if_taken,-ffile-prefix-map=$(CURDIR)=. -fno-semantic-interposition)
+if_taken = $(foreach flag,$(1),$(shell $(CC) -Werror $(flag) -E -x c /dev/null >/dev/null 2>&1 && echo '$(flag)'))
+# Linkers of other systems do not take these options.  There, PostgreSQL 16 and
+# later have the compiler hide what need not be exported.
+ELF_LINK = -Wl,--version-script=$(srcdir)/src/exports.map -Wl,-z,relro,-z,now
+SHLIB_LINK = $(if $(filter linux freebsd netbsd openbsd,$(PORTNAME)),$(ELF_LINK))
 
 BUILT_FOR = .built-for
 
@@ -77,7 +81,7 @@ check-hardened:
 bench:
 	@test/bench/run
 
-# lists and events that do not fit any cache; takes its time
+# the rows for a list of 10 million, which fits no processor's cache
 bench-large:
 	@test/bench/run large
 
