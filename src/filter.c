@@ -34,6 +34,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
 
@@ -119,6 +121,8 @@ filter_statistics(FilterStatistics *stats)
 	/*
 	 * A user that was not added hits where four bits are set in one word of
 	 * their block, and four in another.
+	 * An estimate is not worth more than four digits, and so they are never
+	 * shown as a power of ten.
 	 */
 	for (uint64 block = 0; block < shared->nblocks[level]; block++)
 	{
@@ -137,5 +141,5 @@ filter_statistics(FilterStatistics *stats)
 		sum += (words * words - squares) / (BLOCK_WORDS * (BLOCK_WORDS - 1));
 	}
 	stats->keys = (int64) pg_atomic_read_u64(&shared->keys);
-	stats->false_positive_rate = sum / shared->nblocks[level];
+	stats->false_positive_rate = rint(sum / shared->nblocks[level] * 1e4) / 1e4;
 }

@@ -73,5 +73,6 @@ ident_bytes(Oid type, Datum value, char *buffer, int *len)
 }
 
 extern char *ident_for_message(text *ident);
+extern void user_ids_warn_of_uuids(const UserIds *users);
 
 #endif							/* OPTOUT_IDENT_H */
