@@ -18,7 +18,7 @@
 #include "ident.h"
 #include "periods.h"
 #include "progress.h"
-#include "state.h"
+#include "tables.h"
 
 PG_FUNCTION_INFO_V1(optout_enroll);
 PG_FUNCTION_INFO_V1(optout_enroll_array);
@@ -64,7 +64,7 @@ get_admin_args(FunctionCallInfo fcinfo, UserIds users, ProgressCommand command)
 	args.users = users;
 	args.organization = organization_resolve(ARG_TEXT(1));
 	authority_require_administer(args.organization);
-	state_prevent_if_read_only(fcinfo);
+	tables_prevent_if_read_only(fcinfo);
 	args.reported = users.count >= MANY_USERS;
 	if (args.reported)
 		progress_begin(command, PROGRESS_LOCKING_USERS, users.count);
@@ -265,7 +265,7 @@ forget(FunctionCallInfo fcinfo, UserIds users)
 	values[0] = PointerGetDatum(args.organization);
 	values[1] = PointerGetDatum(user_ids_to_array(&args.users));
 	phase(&args, PROGRESS_DELETING, nperiods);
-	count = state_select_count("WITH u AS ("
+	count = tables_select_count("WITH u AS ("
 							   "DELETE FROM optout.product_user "
 							   "WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
 							   "), p AS ("

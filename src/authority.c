@@ -30,7 +30,7 @@
 
 #include "ident.h"
 #include "authority.h"
-#include "state.h"
+#include "tables.h"
 
 /* columns of optout.authority */
 #define Anum_authority_organization 1
@@ -80,7 +80,7 @@ authority_require_administer(text *organization)
 	 */
 	AcceptInvalidationMessages();
 
-	if (has_privs_of_role(GetUserId(), state_owner()) ||
+	if (has_privs_of_role(GetUserId(), tables_owner()) ||
 		caller_administers(organization))
 		return;
 
@@ -94,8 +94,8 @@ authority_require_administer(text *organization)
 static bool
 caller_administers(text *organization)
 {
-	Relation	rel = state_open("authority", AccessShareLock);
-	Oid			index = state_index(rel, "authority_pkey");
+	Relation	rel = tables_open("authority", AccessShareLock);
+	Oid			index = tables_index(rel, "authority_pkey");
 	text	   *names[2];
 	bool		found = false;
 
@@ -105,12 +105,12 @@ caller_administers(text *organization)
 	for (int i = 0; i < (int) lengthof(names) && !found; i++)
 	{
 		ScanKeyData key;
-		StateScan	scan;
+		TablesScan	scan;
 		HeapTuple	tuple;
 
-		state_key(&key, Anum_authority_organization, names[i]);
-		state_beginscan(&scan, rel, index, 1, &key);
-		while (!found && HeapTupleIsValid(tuple = state_getnext(&scan)))
+		tables_key(&key, Anum_authority_organization, names[i]);
+		tables_beginscan(&scan, rel, index, 1, &key);
+		while (!found && HeapTupleIsValid(tuple = tables_getnext(&scan)))
 		{
 			bool		isnull;
 			Datum		role = heap_getattr(tuple, Anum_authority_role,
@@ -121,7 +121,7 @@ caller_administers(text *organization)
 			found = text_is(DatumGetTextPP(privilege), PRIVILEGE_ADMINISTER) &&
 				has_privs_of_role(GetUserId(), DatumGetObjectId(role));
 		}
-		state_endscan(&scan);
+		tables_endscan(&scan);
 	}
 
 	table_close(rel, AccessShareLock);
@@ -144,7 +144,7 @@ get_authority_args(FunctionCallInfo fcinfo)
 {
 	Authority	auth;
 
-	if (!has_privs_of_role(GetUserId(), state_owner()))
+	if (!has_privs_of_role(GetUserId(), tables_owner()))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be superuser or owner of extension \"%s\" to grant or revoke authority",
@@ -169,8 +169,8 @@ get_authority_args(FunctionCallInfo fcinfo)
 				 errhint("Privileges are \"%s\" and \"%s\".",
 						 PRIVILEGE_ADMINISTER, PRIVILEGE_READ)));
 
-	state_prevent_if_read_only(fcinfo);
-	table_close(state_open("authority", ShareRowExclusiveLock), NoLock);
+	tables_prevent_if_read_only(fcinfo);
+	table_close(tables_open("authority", ShareRowExclusiveLock), NoLock);
 	return auth;
 }
 
@@ -193,11 +193,11 @@ optout_grant_authority(PG_FUNCTION_ARGS)
 	values[0] = ObjectIdGetDatum(auth.role);
 	values[1] = PointerGetDatum(auth.organization);
 	values[2] = PointerGetDatum(auth.privilege);
-	state_execute("INSERT INTO optout.authority (role, organization, privilege) "
+	tables_execute("INSERT INTO optout.authority (role, organization, privilege) "
 				  "VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
 				  3, argtypes, values, NULL);
 	if (auth.administer)
-		state_execute(psprintf("GRANT EXECUTE ON ROUTINE " ADMINISTRATOR_ROUTINES " TO %s",
+		tables_execute(psprintf("GRANT EXECUTE ON ROUTINE " ADMINISTRATOR_ROUTINES " TO %s",
 							   quote_identifier(GetUserNameFromId(auth.role, false))),
 					  0, NULL, NULL, NULL);
 	PG_RETURN_VOID();
@@ -219,7 +219,7 @@ optout_revoke_authority(PG_FUNCTION_ARGS)
 	values[0] = ObjectIdGetDatum(auth.role);
 	values[1] = PointerGetDatum(auth.organization);
 	values[2] = PointerGetDatum(auth.privilege);
-	if (state_execute("DELETE FROM optout.authority "
+	if (tables_execute("DELETE FROM optout.authority "
 					  "WHERE role = $1 AND organization = $2 AND privilege = $3",
 					  3, argtypes, values, NULL) == 0)
 		ereport(WARNING,
@@ -228,11 +228,11 @@ optout_revoke_authority(PG_FUNCTION_ARGS)
 						ident_for_message(auth.privilege),
 						ident_for_message(auth.organization))));
 	/* the owner may execute them in any case */
-	else if (auth.administer && rolename != NULL && auth.role != state_owner() &&
-			 state_select_count("SELECT count(*) FROM optout.authority "
+	else if (auth.administer && rolename != NULL && auth.role != tables_owner() &&
+			 tables_select_count("SELECT count(*) FROM optout.authority "
 								"WHERE role = $1 AND privilege = '" PRIVILEGE_ADMINISTER "'",
 								1, argtypes, values, NULL) == 0)
-		state_execute(psprintf("REVOKE EXECUTE ON ROUTINE " ADMINISTRATOR_ROUTINES " FROM %s",
+		tables_execute(psprintf("REVOKE EXECUTE ON ROUTINE " ADMINISTRATOR_ROUTINES " FROM %s",
 							   quote_identifier(rolename)),
 					  0, NULL, NULL, NULL);
 	PG_RETURN_VOID();

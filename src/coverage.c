@@ -111,7 +111,7 @@
 #include "memo.h"
 #include "periods.h"
 #include "progress.h"
-#include "state.h"
+#include "tables.h"
 
 /* the trigger of the state table that makes its rows known to the filter */
 #define FILTER_TRIGGER "optout_filter"
@@ -253,7 +253,7 @@ sees_every_row(Relation pg_trigger, HeapTuple tuple)
 							TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE) &&
 		trigger->tgattr.dim1 == 0 &&
 		heap_attisnull(tuple, Anum_pg_trigger_tgqual, RelationGetDescr(pg_trigger)) &&
-		trigger->tgfoid == state_function("add_to_filter");
+		trigger->tgfoid == tables_function("add_to_filter");
 }
 
 static TransactionId
@@ -275,7 +275,7 @@ database_xmin(void)
 static void
 read_version(void)
 {
-	Relation	rel = state_open("opt_out_period", AccessShareLock);
+	Relation	rel = tables_open("opt_out_period", AccessShareLock);
 	Relation	pg_trigger;
 	ScanKeyData keys[2];
 	SysScanDesc scan;
@@ -683,7 +683,7 @@ load(void)
 		load_not_before = begun + BUSY_DELAY;
 		return;
 	}
-	rel = state_open("opt_out_period", AccessShareLock);
+	rel = tables_open("opt_out_period", AccessShareLock);
 
 	/* opening it has told us of what others have done to it, if anything */
 	if (version_valid && !CheckRelationLockedByMe(rel, ShareRowExclusiveLock, true))
@@ -713,11 +713,11 @@ bool
 coverage_hold(void)
 {
 	/* what is known of the table is void as soon as it is dropped */
-	Oid			table = version_valid ? version.table : state_table("opt_out_period");
+	Oid			table = version_valid ? version.table : tables_find("opt_out_period");
 
 	while (ConditionalLockRelationOid(table, RowExclusiveLock))
 	{
-		Oid			found = state_table("opt_out_period");
+		Oid			found = tables_find("opt_out_period");
 
 		if (found == table)
 		{
@@ -847,7 +847,7 @@ optout_add_to_filter(PG_FUNCTION_ARGS)
 				 errmsg("function \"%s\" must be fired after a row is written",
 						"optout.add_to_filter")));
 	/* other rows have other columns */
-	if (!state_is(trigdata->tg_relation, "opt_out_period"))
+	if (!tables_is(trigdata->tg_relation, "opt_out_period"))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"%s\" cannot be a trigger of relation \"%s\"",

@@ -61,7 +61,7 @@
 #include "compat.h"
 #include "fkey.h"
 #include "ident.h"
-#include "state.h"
+#include "tables.h"
 
 #define GUARD_TRIGGER "optout_guard"
 
@@ -133,7 +133,7 @@ open_own_table(FunctionCallInfo fcinfo, bool may_be_foreign)
 	relid = PG_GETARG_OID(0);
 
 	/* before locking, which a standby refuses with an error of its own */
-	state_prevent_if_read_only(fcinfo);
+	tables_prevent_if_read_only(fcinfo);
 
 	/* before waiting for the lock, lest others wait for us */
 	if (get_rel_name(relid) != NULL &&
@@ -157,7 +157,7 @@ open_own_table(FunctionCallInfo fcinfo, bool may_be_foreign)
 static Oid
 discard_function(void)
 {
-	Oid			function = state_function("discard_opted_out");
+	Oid			function = tables_function("discard_opted_out");
 
 	if (!OidIsValid(function))
 		ereport(ERROR,
@@ -524,20 +524,20 @@ Datum
 optout_repair(PG_FUNCTION_ARGS)
 {
 	Oid			discard = discard_function();
-	Oid			filter = state_function("add_to_filter");
+	Oid			filter = tables_function("add_to_filter");
 	Relation	state;
 	Oid			state_relid;
 	int64		count = 0;
 	ListCell   *cell;
 
-	if (!has_privs_of_role(GetUserId(), state_owner()))
+	if (!has_privs_of_role(GetUserId(), tables_owner()))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be superuser or owner of extension \"%s\" to repair guards",
 						"optout")));
-	state_prevent_if_read_only(fcinfo);
+	tables_prevent_if_read_only(fcinfo);
 
-	state = state_open("opt_out_period", AccessShareLock);
+	state = tables_open("opt_out_period", AccessShareLock);
 	state_relid = guard_find(state, filter).off != NIL ? RelationGetRelid(state) : InvalidOid;
 	table_close(state, AccessShareLock);
 

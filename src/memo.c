@@ -32,7 +32,7 @@
 #include "key.h"
 #include "memo.h"
 #include "periods.h"
-#include "state.h"
+#include "tables.h"
 
 #define SH_PREFIX memo
 #define SH_ELEMENT_TYPE Periods
@@ -160,7 +160,7 @@ memo_set_closed(Periods *entry, const Periods *periods)
 static void
 memo_read_all(double nrows)
 {
-	Relation	rel = state_open("opt_out_period", AccessShareLock);
+	Relation	rel = tables_open("opt_out_period", AccessShareLock);
 	uint64		before = generation;
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TableScanDesc scan;

@@ -7,7 +7,7 @@
  * it, admin.c what administrators call; they rest on filter.c, coverage.c,
  * cache.c, shared.c and memo.c (fast answers), periods.c (who is opted out), directory.c (who there is),
  * authority.c (who may do what), ident.c (organisations and user ids) and
- * state.c (how the tables are read and written).  ledger.c counts what is
+ * tables.c (how the tables are read and written).  ledger.c counts what is
  * discarded, settle.c waits for those who ingest.  support.c tells the planner,
  * status.c the administrator, progress.c whoever waits for a long command.
  * sql/ holds the SQL side.

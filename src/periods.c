@@ -29,8 +29,9 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "lock.h"
 #include "periods.h"
-#include "state.h"
+#include "tables.h"
 
 /* columns of optout.opt_out_period */
 #define Anum_period_organization 1
@@ -161,17 +162,17 @@ periods_include(const Periods *periods, const TimestampTz *occurred_at)
 TransactionId
 periods_read(Periods *periods, text *organization, text *user_id)
 {
-	Relation	rel = state_open("opt_out_period", AccessShareLock);
+	Relation	rel = tables_open("opt_out_period", AccessShareLock);
 	ScanKeyData keys[2];
-	StateScan	scan;
+	TablesScan	scan;
 	HeapTuple	tuple;
 	TransactionId xmin;
 
 	memset(periods, 0, sizeof(Periods));
-	state_key(&keys[0], Anum_period_user_id, user_id);
-	state_key(&keys[1], Anum_period_organization, organization);
-	state_beginscan(&scan, rel, state_index(rel, "opt_out_period_pkey"), 2, keys);
-	while (HeapTupleIsValid(tuple = state_getnext(&scan)))
+	tables_key(&keys[0], Anum_period_user_id, user_id);
+	tables_key(&keys[1], Anum_period_organization, organization);
+	tables_beginscan(&scan, rel, tables_index(rel, "opt_out_period_pkey"), 2, keys);
+	while (HeapTupleIsValid(tuple = tables_getnext(&scan)))
 	{
 		PeriodRow	row = periods_row(rel, tuple);
 
@@ -179,7 +180,7 @@ periods_read(Periods *periods, text *organization, text *user_id)
 		periods_add(periods, &row, CurrentMemoryContext);
 	}
 	xmin = scan.snapshot->xmin;
-	state_endscan(&scan);
+	tables_endscan(&scan);
 	table_close(rel, NoLock);
 	return xmin;
 }
@@ -203,7 +204,7 @@ periods_cover(text *organization, text *user_id, const TimestampTz *occurred_at)
 double
 periods_estimate(void)
 {
-	Relation	rel = state_open("opt_out_period", AccessShareLock);
+	Relation	rel = tables_open("opt_out_period", AccessShareLock);
 	double		pages = RelationGetNumberOfBlocks(rel);
 	double		rows_per_page = 60;
 
@@ -220,7 +221,7 @@ periods_estimate(void)
 UserIds
 periods_lock_open(text *organization, const UserIds *users)
 {
-	return state_lock_users("opt_out_period", "opt_out_period_open_key", false,
+	return lock_users("opt_out_period", "opt_out_period_open_key", false,
 							"SELECT p.ctid, u.n FROM unnest($2) WITH ORDINALITY AS u (user_id, n) "
 							"JOIN optout.opt_out_period p USING (user_id) "
 							"WHERE p.organization = $1 AND p.opted_in_at IS NULL",
@@ -236,7 +237,7 @@ periods_lock(text *organization, const UserIds *users)
 {
 	uint64		nperiods;
 
-	(void) state_lock_users("opt_out_period", "opt_out_period_pkey", true, NULL,
+	(void) lock_users("opt_out_period", "opt_out_period_pkey", true, NULL,
 							organization, users, &nperiods);
 	return nperiods;
 }
@@ -260,7 +261,7 @@ periods_open(text *organization, const UserIds *users, text *reason)
 	if (reason == NULL)
 		nulls[4] = 'n';
 
-	return state_execute("INSERT INTO optout.opt_out_period "
+	return tables_execute("INSERT INTO optout.opt_out_period "
 						 "(organization, user_id, opted_out_at, opted_out_by, reason) "
 						 "SELECT $1, u.user_id, GREATEST($3, p.last_opted_in_at), $4, $5 "
 						 "FROM unnest($2) AS u (user_id) "
@@ -288,7 +289,7 @@ periods_close(text *organization, const UserIds *users)
 	values[2] = TimestampTzGetDatum(GetCurrentTimestamp());
 	values[3] = caller_name();
 
-	return state_execute("UPDATE optout.opt_out_period AS p "
+	return tables_execute("UPDATE optout.opt_out_period AS p "
 						 "SET opted_in_at = GREATEST($3, p.opted_out_at + interval '1 microsecond'), "
 						 "opted_in_by = $4 "
 						 "FROM unnest($2) AS u (user_id) "

@@ -38,7 +38,7 @@
 #include "compat.h"
 #include "coverage.h"
 #include "settle.h"
-#include "state.h"
+#include "tables.h"
 
 /* what those who ask hold if nothing stronger, and what conflicts with either */
 #define ASKING_LOCK RowShareLock
@@ -64,7 +64,7 @@ settle_register_now(void)
 	/* a subtransaction that is rolled back must not take the lock with it */
 	CurrentResourceOwner = TopTransactionResourceOwner;
 	if (!coverage_hold())
-		table_close(state_open("opt_out_period", ASKING_LOCK), NoLock);
+		table_close(tables_open("opt_out_period", ASKING_LOCK), NoLock);
 	CurrentResourceOwner = owner;
 	settle_registered = MyLocalTransactionId;
 }
@@ -119,7 +119,7 @@ settle_check_transaction(void)
 static VirtualTransactionId *
 settle_whom(void)
 {
-	Relation	rel = state_open("opt_out_period", AccessShareLock);
+	Relation	rel = tables_open("opt_out_period", AccessShareLock);
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, RelationGetRelid(rel));

@@ -21,7 +21,7 @@
 #include "periods.h"
 #include "progress.h"
 #include "shared.h"
-#include "state.h"
+#include "tables.h"
 
 PG_FUNCTION_INFO_V1(optout_filter_statistics);
 PG_FUNCTION_INFO_V1(optout_load_progress);
@@ -138,7 +138,7 @@ optout_verify(PG_FUNCTION_ARGS)
 	if (coverage_now() != COVERAGE_FULL)
 		PG_RETURN_INT64(0);
 
-	rel = state_open("opt_out_period", AccessShareLock);
+	rel = tables_open("opt_out_period", AccessShareLock);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	scan = table_beginscan(rel, snapshot, 0, NULL, SO_NONE);
 	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
