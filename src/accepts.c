@@ -72,7 +72,10 @@ is_opted_out(text *organization, text *user_id, const TimestampTz *occurred_at)
 			return false;
 		}
 
-		/* 2. cache: knows the present only, so it may confirm the past, not deny it */
+		/*
+		 * 2. cache: knows the present only, so it may confirm the past, not
+		 * deny it
+		 */
 		key = key_of(user_id, seed);
 		cached = cache_find(&key, &opted_out);
 		if (cached && (opted_out || occurred_at == NULL))

@@ -266,14 +266,14 @@ forget(FunctionCallInfo fcinfo, UserIds users)
 	values[1] = PointerGetDatum(user_ids_to_array(&args.users));
 	phase(&args, PROGRESS_DELETING, nperiods);
 	count = tables_select_count("WITH u AS ("
-							   "DELETE FROM optout.product_user "
-							   "WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
-							   "), p AS ("
-							   "DELETE FROM optout.opt_out_period "
-							   "WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
-							   ") SELECT count(*) FROM "
-							   "(SELECT user_id FROM u UNION SELECT user_id FROM p) AS forgotten",
-							   2, argtypes, values, NULL);
+								"DELETE FROM optout.product_user "
+								"WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
+								"), p AS ("
+								"DELETE FROM optout.opt_out_period "
+								"WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
+								") SELECT count(*) FROM "
+								"(SELECT user_id FROM u UNION SELECT user_id FROM p) AS forgotten",
+								2, argtypes, values, NULL);
 	end_command(&args);
 	return count;
 }

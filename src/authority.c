@@ -194,12 +194,12 @@ optout_grant_authority(PG_FUNCTION_ARGS)
 	values[1] = PointerGetDatum(auth.organization);
 	values[2] = PointerGetDatum(auth.privilege);
 	tables_execute("INSERT INTO optout.authority (role, organization, privilege) "
-				  "VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-				  3, argtypes, values, NULL);
+				   "VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+				   3, argtypes, values, NULL);
 	if (auth.administer)
 		tables_execute(psprintf("GRANT EXECUTE ON ROUTINE " ADMINISTRATOR_ROUTINES " TO %s",
-							   quote_identifier(GetUserNameFromId(auth.role, false))),
-					  0, NULL, NULL, NULL);
+								quote_identifier(GetUserNameFromId(auth.role, false))),
+					   0, NULL, NULL, NULL);
 	PG_RETURN_VOID();
 }
 
@@ -220,8 +220,8 @@ optout_revoke_authority(PG_FUNCTION_ARGS)
 	values[1] = PointerGetDatum(auth.organization);
 	values[2] = PointerGetDatum(auth.privilege);
 	if (tables_execute("DELETE FROM optout.authority "
-					  "WHERE role = $1 AND organization = $2 AND privilege = $3",
-					  3, argtypes, values, NULL) == 0)
+					   "WHERE role = $1 AND organization = $2 AND privilege = $3",
+					   3, argtypes, values, NULL) == 0)
 		ereport(WARNING,
 				(errmsg("role \"%s\" does not have privilege \"%s\" for organization \"%s\"",
 						rolename ? rolename : psprintf("%u", auth.role),
@@ -230,10 +230,10 @@ optout_revoke_authority(PG_FUNCTION_ARGS)
 	/* the owner may execute them in any case */
 	else if (auth.administer && rolename != NULL && auth.role != tables_owner() &&
 			 tables_select_count("SELECT count(*) FROM optout.authority "
-								"WHERE role = $1 AND privilege = '" PRIVILEGE_ADMINISTER "'",
-								1, argtypes, values, NULL) == 0)
+								 "WHERE role = $1 AND privilege = '" PRIVILEGE_ADMINISTER "'",
+								 1, argtypes, values, NULL) == 0)
 		tables_execute(psprintf("REVOKE EXECUTE ON ROUTINE " ADMINISTRATOR_ROUTINES " FROM %s",
-							   quote_identifier(rolename)),
-					  0, NULL, NULL, NULL);
+								quote_identifier(rolename)),
+					   0, NULL, NULL, NULL);
 	PG_RETURN_VOID();
 }

@@ -120,9 +120,8 @@ filter_statistics(FilterStatistics *stats)
 
 	/*
 	 * A user that was not added hits where four bits are set in one word of
-	 * their block, and four in another.
-	 * An estimate is not worth more than four digits, and so they are never
-	 * shown as a power of ten.
+	 * their block, and four in another. An estimate is not worth more than
+	 * four digits, and so they are never shown as a power of ten.
 	 */
 	for (uint64 block = 0; block < shared->nblocks[level]; block++)
 	{

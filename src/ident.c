@@ -39,6 +39,7 @@ static bool check_organization(char **newval, void **extra, GucSource source);
 static void assign_organization(const char *newval, void *extra);
 static text *check_ident(const char *what, text *ident);
 static int	compare_user_ids(const Datum *a, const Datum *b);
+static void ident_write_uuid(const unsigned char *data, char *buffer);
 static bool ident_parse_uuid(text *ident, char *canonical);
 
 /* takes a while for millions of users */
@@ -400,6 +401,23 @@ ident_from_datum(Oid type, Datum value)
 }
 
 /*
+ * The text form of a uuid, as uuid_out() has it.
+ */
+static void
+ident_write_uuid(const unsigned char *data, char *buffer)
+{
+	static const char digits[] = "0123456789abcdef";
+	static const char places[UUID_LEN] = {0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34};
+
+	buffer[8] = buffer[13] = buffer[18] = buffer[23] = '-';
+	for (int i = 0; i < UUID_LEN; i++)
+	{
+		buffer[(int) places[i]] = digits[data[i] >> 4];
+		buffer[places[i] + 1] = digits[data[i] & 15];
+	}
+}
+
+/*
  * Of an identifier that is not a text, the bytes of its text form, in the buffer
  * of IDENT_BUFFER bytes or where they are; NULL where that is left to
  * ident_from_datum().
@@ -407,9 +425,6 @@ ident_from_datum(Oid type, Datum value)
 const char *
 ident_write(Oid type, Datum value, char *buffer, int *len)
 {
-	static const char digits[] = "0123456789abcdef";
-	char	   *to = buffer;
-
 	switch (type)
 	{
 		case INT8OID:
@@ -422,16 +437,8 @@ ident_write(Oid type, Datum value, char *buffer, int *len)
 			*len = pg_ltoa(DatumGetInt16(value), buffer);
 			break;
 		case UUIDOID:
-			for (int i = 0; i < UUID_LEN; i++)
-			{
-				unsigned char byte = DatumGetUUIDP(value)->data[i];
-
-				if (i == 4 || i == 6 || i == 8 || i == 10)
-					*to++ = '-';
-				*to++ = digits[byte >> 4];
-				*to++ = digits[byte & 15];
-			}
-			*len = to - buffer;
+			ident_write_uuid(DatumGetUUIDP(value)->data, buffer);
+			*len = 36;
 			break;
 		default:
 			return NULL;

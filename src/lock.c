@@ -168,8 +168,8 @@ lock_row_at(Relation rel, ItemPointer tid, Snapshot snapshot, TupleTableSlot *sl
  */
 UserIds
 lock_users(const char *table, const char *index, bool user_id_first,
-				 const char *query, text *organization, const UserIds *users,
-				 uint64 *nrows)
+		   const char *query, text *organization, const UserIds *users,
+		   uint64 *nrows)
 {
 	Relation	rel = tables_open(table, RowExclusiveLock);
 	Oid			indexid = tables_index(rel, index);

@@ -222,10 +222,10 @@ UserIds
 periods_lock_open(text *organization, const UserIds *users)
 {
 	return lock_users("opt_out_period", "opt_out_period_open_key", false,
-							"SELECT p.ctid, u.n FROM unnest($2) WITH ORDINALITY AS u (user_id, n) "
-							"JOIN optout.opt_out_period p USING (user_id) "
-							"WHERE p.organization = $1 AND p.opted_in_at IS NULL",
-							organization, users, NULL);
+					  "SELECT p.ctid, u.n FROM unnest($2) WITH ORDINALITY AS u (user_id, n) "
+					  "JOIN optout.opt_out_period p USING (user_id) "
+					  "WHERE p.organization = $1 AND p.opted_in_at IS NULL",
+					  organization, users, NULL);
 }
 
 /*
@@ -238,7 +238,7 @@ periods_lock(text *organization, const UserIds *users)
 	uint64		nperiods;
 
 	(void) lock_users("opt_out_period", "opt_out_period_pkey", true, NULL,
-							organization, users, &nperiods);
+					  organization, users, &nperiods);
 	return nperiods;
 }
 
@@ -262,16 +262,16 @@ periods_open(text *organization, const UserIds *users, text *reason)
 		nulls[4] = 'n';
 
 	return tables_execute("INSERT INTO optout.opt_out_period "
-						 "(organization, user_id, opted_out_at, opted_out_by, reason) "
-						 "SELECT $1, u.user_id, GREATEST($3, p.last_opted_in_at), $4, $5 "
-						 "FROM unnest($2) AS u (user_id) "
-						 "LEFT JOIN (SELECT p.user_id, max(p.opted_in_at) AS last_opted_in_at, "
-						 "bool_or(p.opted_in_at IS NULL) AS opted_out "
-						 "FROM optout.opt_out_period p "
-						 "WHERE p.organization = $1 AND p.user_id = ANY ($2) "
-						 "GROUP BY p.user_id) AS p USING (user_id) "
-						 "WHERE p.opted_out IS NOT TRUE",
-						 5, argtypes, values, nulls);
+						  "(organization, user_id, opted_out_at, opted_out_by, reason) "
+						  "SELECT $1, u.user_id, GREATEST($3, p.last_opted_in_at), $4, $5 "
+						  "FROM unnest($2) AS u (user_id) "
+						  "LEFT JOIN (SELECT p.user_id, max(p.opted_in_at) AS last_opted_in_at, "
+						  "bool_or(p.opted_in_at IS NULL) AS opted_out "
+						  "FROM optout.opt_out_period p "
+						  "WHERE p.organization = $1 AND p.user_id = ANY ($2) "
+						  "GROUP BY p.user_id) AS p USING (user_id) "
+						  "WHERE p.opted_out IS NOT TRUE",
+						  5, argtypes, values, nulls);
 }
 
 /*
@@ -290,10 +290,10 @@ periods_close(text *organization, const UserIds *users)
 	values[3] = caller_name();
 
 	return tables_execute("UPDATE optout.opt_out_period AS p "
-						 "SET opted_in_at = GREATEST($3, p.opted_out_at + interval '1 microsecond'), "
-						 "opted_in_by = $4 "
-						 "FROM unnest($2) AS u (user_id) "
-						 "WHERE p.organization = $1 AND p.user_id = u.user_id "
-						 "AND p.opted_in_at IS NULL",
-						 4, argtypes, values, NULL);
+						  "SET opted_in_at = GREATEST($3, p.opted_out_at + interval '1 microsecond'), "
+						  "opted_in_by = $4 "
+						  "FROM unnest($2) AS u (user_id) "
+						  "WHERE p.organization = $1 AND p.user_id = u.user_id "
+						  "AND p.opted_in_at IS NULL",
+						  4, argtypes, values, NULL);
 }

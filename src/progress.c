@@ -88,7 +88,7 @@ static void progress_end_innermost(void);
 static void progress_log(Running *running);
 static void progress_end_transaction(XactEvent event, void *arg);
 static void progress_end_subtransaction(SubXactEvent event, SubTransactionId subid,
-							   SubTransactionId parent, void *arg);
+										SubTransactionId parent, void *arg);
 
 void
 progress_install_hooks(void)
@@ -295,9 +295,9 @@ progress_end_transaction(XactEvent event, void *arg pg_attribute_unused())
  */
 static void
 progress_end_subtransaction(SubXactEvent event,
-				   SubTransactionId subid pg_attribute_unused(),
-				   SubTransactionId parent pg_attribute_unused(),
-				   void *arg pg_attribute_unused())
+							SubTransactionId subid pg_attribute_unused(),
+							SubTransactionId parent pg_attribute_unused(),
+							void *arg pg_attribute_unused())
 {
 	if (event == SUBXACT_EVENT_ABORT_SUB)
 	{

@@ -215,7 +215,7 @@ tables_key(ScanKey key, AttrNumber attnum, text *value)
  */
 void
 tables_beginscan(TablesScan *scan, Relation rel, Oid index,
-				int nkeys, const ScanKeyData *keys)
+				 int nkeys, const ScanKeyData *keys)
 {
 	/* some versions of systable_beginscan() write into the keys */
 	ScanKeyData copy[INDEX_MAX_KEYS];
@@ -263,7 +263,7 @@ tables_prevent_if_read_only(FunctionCallInfo fcinfo)
  */
 uint64
 tables_execute(const char *command, int nargs, Oid *argtypes,
-			  Datum *values, const char *nulls)
+			   Datum *values, const char *nulls)
 {
 	return tables_execute_under(command, nargs, argtypes, values, nulls, NULL, NULL, NULL);
 }
@@ -273,7 +273,7 @@ tables_execute(const char *command, int nargs, Oid *argtypes,
  */
 uint64
 tables_select_count(const char *query, int nargs, Oid *argtypes,
-				   Datum *values, const char *nulls)
+					Datum *values, const char *nulls)
 {
 	uint64		count;
 

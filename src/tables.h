@@ -30,16 +30,16 @@ extern Oid	tables_function(const char *function);
 extern Snapshot tables_snapshot(void);
 extern void tables_key(ScanKey key, AttrNumber attnum, text *value);
 extern void tables_beginscan(TablesScan *scan, Relation rel, Oid index,
-							int nkeys, const ScanKeyData *keys);
+							 int nkeys, const ScanKeyData *keys);
 extern HeapTuple tables_getnext(TablesScan *scan);
 extern void tables_endscan(TablesScan *scan);
 
 extern void tables_prevent_if_read_only(FunctionCallInfo fcinfo);
 
 extern uint64 tables_execute(const char *command, int nargs, Oid *argtypes,
-							Datum *values, const char *nulls);
+							 Datum *values, const char *nulls);
 extern uint64 tables_select_count(const char *query, int nargs, Oid *argtypes,
-								 Datum *values, const char *nulls);
+								  Datum *values, const char *nulls);
 extern uint64 tables_execute_under(const char *command, int nargs, Oid *argtypes,
 								   Datum *values, const char *nulls,
 								   Snapshot snapshot, void (*rows) (void *arg), void *arg);
