@@ -37,8 +37,8 @@ typedef bool (*Question) (text *organization, text *user_id, const TimestampTz *
 
 uint64		accepts_lookups[LOOKUP_KINDS];
 
-static inline bool accepts_ask(FunctionCallInfo fcinfo, Oid type, Question question, bool nobody);
-static inline bool accepts_ask_at_once(FunctionCallInfo fcinfo, Oid type);
+static bool accepts_ask(FunctionCallInfo fcinfo, Oid type, Question question, bool nobody);
+static pg_attribute_always_inline bool accepts_ask_at_once(FunctionCallInfo fcinfo, Oid type);
 static void accepts_report_lookups(XactEvent event, void *arg);
 
 void
@@ -128,7 +128,7 @@ accepts_event(text *organization, text *user_id, const TimestampTz *occurred_at)
  * type, organization, time; any may be NULL.  An event that names no user is
  * nobody's.
  */
-static inline bool
+static pg_noinline bool
 accepts_ask(FunctionCallInfo fcinfo, Oid type, Question question, bool nobody)
 {
 	text	   *organization;
@@ -150,7 +150,7 @@ accepts_ask(FunctionCallInfo fcinfo, Oid type, Question question, bool nobody)
 /*
  * accepts(), which has an answer at once for nearly all rows.
  */
-static inline bool
+static pg_attribute_always_inline bool
 accepts_ask_at_once(FunctionCallInfo fcinfo, Oid type)
 {
 	return likely(!PG_ARGISNULL(0) &&

@@ -721,7 +721,9 @@ coverage_hold(void)
 
 		if (found == table)
 		{
+			/* the planner may have asked before, without the lock */
 			locked_transaction = MyLocalTransactionId;
+			coverage_command = InvalidCommandId;
 			return true;
 		}
 		/* it has been dropped, and another made */
