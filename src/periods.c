@@ -40,11 +40,11 @@
 #define Anum_period_opted_in_at 4
 
 static void periods_ids(Relation rel, HeapTuple tuple, text **organization, text **user_id);
-static Datum caller_name(void);
+static Datum periods_caller_name(void);
 
 /* what goes into opted_out_by and opted_in_by: the effective caller */
 static Datum
-caller_name(void)
+periods_caller_name(void)
 {
 	return CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
 }
@@ -256,7 +256,7 @@ periods_open(text *organization, const UserIds *users, text *reason)
 	values[0] = PointerGetDatum(organization);
 	values[1] = PointerGetDatum(user_ids_to_array(users));
 	values[2] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[3] = caller_name();
+	values[3] = periods_caller_name();
 	values[4] = PointerGetDatum(reason);
 	if (reason == NULL)
 		nulls[4] = 'n';
@@ -287,7 +287,7 @@ periods_close(text *organization, const UserIds *users)
 	values[0] = PointerGetDatum(organization);
 	values[1] = PointerGetDatum(user_ids_to_array(users));
 	values[2] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[3] = caller_name();
+	values[3] = periods_caller_name();
 
 	return tables_execute("UPDATE optout.opt_out_period AS p "
 						  "SET opted_in_at = GREATEST($3, p.opted_out_at + interval '1 microsecond'), "
