@@ -12,5 +12,129 @@
 ----------------------------------------------------------------------
 
 ----------------------------------------------------------------------
+-- Many servers
+----------------------------------------------------------------------
+
+-- What a server that has not been set up for it says by itself is no answer; see
+-- src/complete.c.
+COMMENT ON COLUMN optout.status.shared_filter IS
+'''ready''; ''incomplete'' where this server cannot know yet who is opted out, so that filter and guards raise an error; ''loading'' while this database''s keys are being added; ''absent'' where there is no shared memory for it: optout.filter_memory is 0, or the library is not in shared_preload_libraries and the server is older than 17 or cannot spare it; ''off'' by the setting optout.filter; ''not used'' on a standby, or if the trigger optout_filter does not fire always. Answers are right in any case, but only ''ready'' is fast.';
+
+CREATE FUNCTION optout.committed_lsn()
+RETURNS pg_lsn
+AS 'MODULE_PATHNAME', 'optout_committed_lsn' LANGUAGE C;
+COMMENT ON FUNCTION optout.committed_lsn() IS
+'What optout.settle_replicas() waits for: a position in the write-ahead log that comes after all transactions committed by now, and that replicas can confirm.';
+REVOKE ALL ON FUNCTION optout.committed_lsn() FROM PUBLIC;
+-- settle_replicas() needs it
+GRANT EXECUTE ON FUNCTION optout.committed_lsn() TO PUBLIC;
+
+-- What a slot is for, the publisher cannot know: every slot of pgoutput or pglogical
+-- counts, unless the setting names it.
+CREATE OR REPLACE VIEW optout.replicas AS
+SELECT r.name, r.kind, r.connected, r.applied,
+	   CASE WHEN r.applied IS NOT NULL THEN
+			GREATEST(pg_catalog.pg_wal_lsn_diff(
+				CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_flush_lsn() END,
+				r.applied), 0)::bigint
+	   END AS lag
+  FROM (SELECT s.slot_name::text AS name,
+			   CASE WHEN s.slot_name::text ~ '^pg_[0-9]+_sync_[0-9]+_' THEN 'initial copy' ELSE 'subscriber' END AS kind,
+			   s.active AS connected,
+			   CASE WHEN s.slot_name::text !~ '^pg_[0-9]+_sync_[0-9]+_' THEN s.confirmed_flush_lsn END AS applied
+		  FROM pg_catalog.pg_replication_slots s
+		 WHERE s.slot_type = 'logical' AND s.plugin IN ('pgoutput', 'pglogical_output')
+		   AND s.database = pg_catalog.current_database()
+		 UNION ALL
+		SELECT COALESCE(s.slot_name::text, w.application_name), 'standby', true, w.replay_lsn
+		  FROM pg_catalog.pg_stat_replication w
+			   LEFT JOIN pg_catalog.pg_replication_slots s ON s.active_pid = w.pid
+		 WHERE s.slot_type IS DISTINCT FROM 'logical' AND w.application_name !~ '^pg_[0-9]+_sync_[0-9]+_'
+		   AND COALESCE(w.state, 'streaming') IN ('catchup', 'streaming')
+		   AND NOT (w.write_lsn IS NOT NULL AND w.replay_lsn IS NULL)
+		 UNION ALL
+		SELECT s.slot_name::text, 'standby', false, NULL
+		  FROM pg_catalog.pg_replication_slots s
+		 WHERE s.slot_type = 'physical' AND NOT s.active) r
+ WHERE r.name IS NULL
+	OR r.name <> ALL (pg_catalog.regexp_split_to_array(COALESCE(pg_catalog.current_setting('optout.no_replicas', true), ''), '[ ,]+'));
+COMMENT ON VIEW optout.replicas IS
+'Who receives this server''s opt-outs: subscribers of this database by logical replication or pglogical, and streaming standbys, but those that the setting optout.no_replicas names. A standby without a slot is seen only while it is connected. Whether a subscriber has begun to copy the table, it alone knows: see the view optout.status there.';
+
+CREATE OR REPLACE PROCEDURE optout.settle_replicas(timeout interval DEFAULT NULL, names text[] DEFAULT NULL)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	target pg_lsn;
+	deadline CONSTANT timestamptz := clock_timestamp() + timeout;
+	unknown text;
+	behind text;
+BEGIN
+	IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
+		RAISE EXCEPTION USING ERRCODE = 'active_sql_transaction',
+			MESSAGE = 'optout.settle_replicas() cannot run in a transaction that has written',
+			DETAIL = 'Replicas receive nothing of it before it is committed.',
+			HINT = 'Commit first.';
+	END IF;
+	SELECT n INTO unknown FROM unnest(names) AS n
+	 WHERE n IS NULL OR NOT EXISTS (SELECT FROM optout.replicas r WHERE r.name = n) LIMIT 1;
+	IF FOUND THEN
+		RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+			MESSAGE = format('replica %s does not exist', COALESCE(quote_ident(unknown), 'NULL')),
+			HINT = 'See the view optout.replicas.';
+	END IF;
+	target := optout.committed_lsn();
+	LOOP
+		-- or a transaction keeps seeing the connections it has seen first
+		PERFORM pg_stat_clear_snapshot();
+		SELECT string_agg(r.name, ', ' ORDER BY r.name) INTO behind
+		  FROM (SELECT name, applied FROM optout.replicas WHERE names IS NULL
+				 UNION ALL
+				SELECT n, (SELECT min(r.applied) FROM optout.replicas r WHERE r.name = n) FROM unnest(names) AS n) AS r
+		 WHERE r.applied IS NULL OR r.applied < target;
+		EXIT WHEN behind IS NULL;
+		IF clock_timestamp() >= deadline THEN
+			RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+				MESSAGE = format('replicas have not applied all changes within %s', timeout),
+				DETAIL = format('Behind: %s.', behind),
+				HINT = 'See the view optout.replicas. Name what receives no opt-outs in the setting optout.no_replicas.';
+		END IF;
+		PERFORM pg_sleep(0.02);
+	END LOOP;
+END
+$$;
+
+-- The upper half of a slot says which server and database the row belongs to; see
+-- src/ledger.c.
+ALTER TABLE optout.discard_ledger ALTER COLUMN slot TYPE bigint;
+COMMENT ON COLUMN optout.discard_ledger.slot IS 'Which of several rows of the hour, so that ingesting sessions do not wait for each other; view optout.discards adds them up. The upper 32 bits stand for the server and database that discarded; 0, or the sign of a negative number, where version 1.1 or older did.';
+
+CREATE OR REPLACE FUNCTION optout.compact_discards(before timestamptz DEFAULT NULL)
+RETURNS bigint
+LANGUAGE sql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH removed AS (
+		DELETE FROM optout.discard_ledger l
+		 WHERE l.hour < date_trunc('hour', LEAST(before, clock_timestamp()), 'UTC')
+		   AND EXISTS (SELECT FROM optout.discard_ledger other
+						WHERE other.organization = l.organization AND other.hour = l.hour
+						  AND GREATEST(other.slot >> 32, 0) = GREATEST(l.slot >> 32, 0)
+						  AND other.slot <> l.slot)
+		RETURNING l.organization, l.hour, l.slot, l.discarded
+	), added AS (
+		INSERT INTO optout.discard_ledger (organization, hour, slot, discarded)
+		SELECT r.organization, r.hour, min(r.slot), sum(r.discarded)
+		  FROM removed r
+		 GROUP BY r.organization, r.hour, GREATEST(r.slot >> 32, 0)
+		RETURNING 1
+	)
+	SELECT (SELECT count(*) FROM removed) - (SELECT count(*) FROM added)
+$$;
+COMMENT ON FUNCTION optout.compact_discards(timestamptz) IS
+'Merge the rows of optout.discard_ledger to one for each organization, hour and server, of hours that ended before the given time (NULL: all but the current hour). Returns how many rows fewer there are. For the owner of the extension and whom they grant EXECUTE.';
+
+----------------------------------------------------------------------
 -- Views, checks and repair
 ----------------------------------------------------------------------

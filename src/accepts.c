@@ -16,6 +16,7 @@
 
 #include "accepts.h"
 #include "cache.h"
+#include "complete.h"
 #include "coverage.h"
 #include "filter.h"
 #include "ident.h"
@@ -44,6 +45,10 @@ is_opted_out(text *organization, text *user_id, const TimestampTz *occurred_at)
 	Coverage	covered = coverage();
 	UserKey		key;
 	bool		opted_out;
+
+	/* an error rather than an answer */
+	if (unlikely(covered != COVERAGE_FULL))
+		complete_check();
 
 	if (unlikely(covered == COVERAGE_UNKNOWN))
 	{

@@ -14,6 +14,7 @@
 #include "utils/builtins.h"
 
 #include "authority.h"
+#include "complete.h"
 #include "directory.h"
 #include "ident.h"
 #include "periods.h"
@@ -286,6 +287,7 @@ optout_sign_in(PG_FUNCTION_ARGS)
 {
 	AdminArgs	args = get_admin_args(fcinfo, user_ids_from_text(ARG_TEXT(0)), PROGRESS_ENROLL);
 
+	complete_check();
 	directory_enroll(args.organization, &args.users, ARG_TEXT(2), ARG_TEXT(3), true);
 	end_command(&args);
 	PG_RETURN_BOOL(!periods_cover(args.organization,

@@ -48,6 +48,7 @@
 
 #include "cache.h"
 #include "compat.h"
+#include "complete.h"
 #include "coverage.h"
 #include "filter.h"
 #include "memo.h"
@@ -381,7 +382,7 @@ coverage_check(void)
 			load();
 	}
 	/* an invalidation may have come meanwhile */
-	coverage_is_full = version_valid && version_loaded;
+	coverage_is_full = complete() && complete_is_valid && version_valid && version_loaded;
 	return coverage_is_full ? COVERAGE_FULL : COVERAGE_PARTIAL;
 }
 

@@ -18,7 +18,10 @@ typedef enum Coverage
 
 extern bool filter_enabled;
 
-/* nothing has happened since coverage_check() said COVERAGE_FULL */
+/*
+ * Nothing has happened since coverage_check() said COVERAGE_FULL, and the list is
+ * complete (complete.c).
+ */
 extern bool coverage_is_full;
 
 extern void coverage_define_settings(void);

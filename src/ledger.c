@@ -12,6 +12,8 @@
  * row is locked nevertheless, by somebody who tidies up, say, and always where
  * the transaction is prepared, since it would keep the row locked, the counts
  * go into a row whose slot is the transaction's id, as a negative number.
+ * These numbers are the lower half of a slot.  The upper half says which server
+ * and database it is, so that a server can hold the rows of others beside its own.
  *
  * The rows are found under the latest snapshot, so that there is no
  * serialization failure at any isolation level.  They are written below the
@@ -27,7 +29,9 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/indexing.h"
+#include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
@@ -90,11 +94,13 @@ static Level *current_level(void);
 static void check_level(const Level *level);
 static void add(Level *level, text *organization, int64 discarded);
 static void merge(void);
+static int64 server_part(void);
+static bool slots_have_parts(Relation rel);
 static void write_counts(bool preparing);
 static bool add_to_row(Relation rel, CatalogIndexState indexes,
-					   const Count *count, TimestampTz hour, int32 slot);
+					   const Count *count, TimestampTz hour, int64 slot);
 static void insert_row(Relation rel, CatalogIndexState indexes,
-					   const Count *count, TimestampTz hour, int32 slot);
+					   const Count *count, TimestampTz hour, int64 slot);
 static void end_transaction(XactEvent event, void *arg);
 static void end_subtransaction(SubXactEvent event, SubTransactionId subid,
 							   SubTransactionId parent, void *arg);
@@ -132,6 +138,15 @@ ledger_count(text *organization)
 		return;
 	check_level(current_level());
 	add(innermost, organization, 1);
+}
+
+/*
+ * Whether the planner is running, rather than a command.
+ */
+bool
+ledger_is_planning(void)
+{
+	return planning > 0;
 }
 
 /*
@@ -263,6 +278,33 @@ end_transaction(XactEvent event, void *arg pg_attribute_unused())
 }
 
 /*
+ * The upper half of this server's and database's slots.
+ */
+static int64
+server_part(void)
+{
+	static int64 part = 0;
+
+	if (part == 0)
+	{
+		uint64		identity[2] = {GetSystemIdentifier(), MyDatabaseId};
+
+		/* positive, and not 0, which the rows of 1.1 have */
+		part = (int64) (hash_bytes_extended((unsigned char *) identity, sizeof(identity), 0) >> 33 | 1) << 32;
+	}
+	return part;
+}
+
+/*
+ * The tables of 1.0 and 1.1 have room for the lower half only.
+ */
+static bool
+slots_have_parts(Relation rel)
+{
+	return TupleDescAttr(RelationGetDescr(rel), Anum_ledger_slot - 1)->atttypid == INT8OID;
+}
+
+/*
  * Add the transaction's counts to the table.
  */
 static void
@@ -273,6 +315,7 @@ write_counts(bool preparing)
 	int64		now = GetCurrentTimestamp();
 	TimestampTz hour = now - now % USECS_PER_HOUR;
 	int32		own_slot = -1 - (int32) (GetTopTransactionId() & 0x7fffffff);
+	int64		part = server_part();
 	Snapshot	snapshot;
 	counts_iterator iterator;
 	Count	   *count;
@@ -288,8 +331,8 @@ write_counts(bool preparing)
 	counts_start_iterate(innermost->counts, &iterator);
 	while ((count = counts_iterate(innermost->counts, &iterator)) != NULL)
 	{
-		if (preparing || !add_to_row(rel, indexes, count, hour, MyProcNumber))
-			insert_row(rel, indexes, count, hour, own_slot);
+		if (preparing || !add_to_row(rel, indexes, count, hour, part | MyProcNumber))
+			insert_row(rel, indexes, count, hour, part | (uint32) own_slot);
 	}
 	CatalogCloseIndexes(indexes);
 	UnregisterSnapshot(snapshot);
@@ -302,8 +345,9 @@ write_counts(bool preparing)
  */
 static bool
 add_to_row(Relation rel, CatalogIndexState indexes,
-		   const Count *count, TimestampTz hour, int32 slot)
+		   const Count *count, TimestampTz hour, int64 slot)
 {
+	bool		has_parts = slots_have_parts(rel);
 	ScanKeyData keys[3];
 	StateScan	scan;
 	HeapTuple	tuple;
@@ -313,7 +357,8 @@ add_to_row(Relation rel, CatalogIndexState indexes,
 	ScanKeyInit(&keys[1], Anum_ledger_hour, BTEqualStrategyNumber,
 				F_TIMESTAMP_EQ, TimestampTzGetDatum(hour));
 	ScanKeyInit(&keys[2], Anum_ledger_slot, BTEqualStrategyNumber,
-				F_INT4EQ, Int32GetDatum(slot));
+				has_parts ? F_INT8EQ : F_INT4EQ,
+				has_parts ? Int64GetDatum(slot) : Int32GetDatum((int32) slot));
 	state_beginscan(&scan, rel, state_index("discard_ledger_pkey"), 3, keys);
 	tuple = state_getnext(&scan);
 	if (HeapTupleIsValid(tuple))
@@ -350,7 +395,7 @@ add_to_row(Relation rel, CatalogIndexState indexes,
 
 static void
 insert_row(Relation rel, CatalogIndexState indexes,
-		   const Count *count, TimestampTz hour, int32 slot)
+		   const Count *count, TimestampTz hour, int64 slot)
 {
 	Datum		values[Natts_ledger];
 	bool		nulls[Natts_ledger] = {false};
@@ -358,7 +403,7 @@ insert_row(Relation rel, CatalogIndexState indexes,
 
 	values[Anum_ledger_organization - 1] = PointerGetDatum(count->organization);
 	values[Anum_ledger_hour - 1] = TimestampTzGetDatum(hour);
-	values[Anum_ledger_slot - 1] = Int32GetDatum(slot);
+	values[Anum_ledger_slot - 1] = slots_have_parts(rel) ? Int64GetDatum(slot) : Int32GetDatum((int32) slot);
 	values[Anum_ledger_discarded - 1] = Int64GetDatum(count->discarded);
 	tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
 	CatalogTupleInsertWithInfo(rel, tuple, indexes);

@@ -8,7 +8,8 @@
  * cache.c, shared.c and memo.c (fast answers), periods.c (who is opted out), directory.c (who there is),
  * authority.c (who may do what), ident.c (organisations and user ids) and
  * state.c (how the tables are read and written).  ledger.c counts what is
- * discarded, settle.c waits for those who ingest.  support.c tells the planner,
+ * discarded, settle.c waits for those who ingest, complete.c refuses to answer
+ * where who is opted out is not known.  support.c tells the planner,
  * status.c the administrator, progress.c whoever waits for a long command.
  * sql/ holds the SQL side.
  */
@@ -18,6 +19,7 @@
 #include "utils/guc.h"
 
 #include "compat.h"
+#include "complete.h"
 #include "coverage.h"
 #include "filter.h"
 #include "ident.h"
@@ -37,8 +39,10 @@ _PG_init(void)
 {
 	ident_define_settings();
 	coverage_define_settings();
+	complete_define_settings();
 	shared_define_settings();
 	coverage_install_hooks();
+	complete_install_hooks();
 	filter_install_hooks();
 	shared_install_hooks();
 	ledger_install_hooks();

@@ -15,6 +15,7 @@
 #include "utils/snapmgr.h"
 
 #include "compat.h"
+#include "complete.h"
 #include "coverage.h"
 #include "filter.h"
 #include "periods.h"
@@ -39,7 +40,9 @@ optout_filter_statistics(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 
-	if (!filter_enabled)
+	if (!complete())
+		shared_filter = "incomplete";
+	else if (!filter_enabled)
 		shared_filter = "off";
 	else if (shared_blocks[0] == NULL)
 		shared_filter = "absent";
