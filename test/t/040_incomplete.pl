@@ -193,6 +193,23 @@ $without_filter = OptoutTest::Session->new($ingest);
 $without_filter->query('SET optout.filter = off');
 answers($_, 'dropped', 0) for $open, $without_filter;
 
+# The order in which a server gets its list anew
+my ($drop, @anew) = (slurp_file("$FindBin::RealBin/../../README.md") =~ /^```sql ingest server\n(DROP.*?)^```$/ms)[0] =~ /[^;]+;/g;
+like($drop, qr/DROP SUBSCRIPTION ingest1;/, 'dropped');
+$ingest->append_conf('postgresql.conf', 'max_sync_workers_per_subscription = 2');
+$ingest->reload;
+for my $sql (@anew)
+{
+	is($ingest->safe_psql('postgres', $state), 'i', 'nothing is copied yet') if $sql !~ /CREATE/;
+	$sql =~ s/CONNECTION '.*?'/CONNECTION '$connstr'/;
+	$sql =~ s/ingest1/ingest/;
+	$ingest->safe_psql('postgres', $sql);
+	refused($sql, $detail) if $sql !~ /ENABLE/;
+}
+$ingest->poll_query_until('postgres', "SELECT ($state) = 'r'") or die 'not copied anew';
+answers($_, 'copied anew', 0) for $open, $without_filter;
+$ingest->safe_psql('postgres', 'DROP SUBSCRIPTION ingest');
+
 # A worker of Citus, as far as it matters here: Citus has its table in pg_catalog
 # and has everybody look again when it writes to it
 sub citus
