@@ -216,7 +216,7 @@ sub citus
 {
 	my ($sql) = @_;
 
-	$ingest->safe_psql('postgres', "SET allow_system_table_mods = on; $sql; ALTER TABLE pg_catalog.pg_dist_local_group SET (fillfactor = 100)");
+	$ingest->safe_psql('postgres', "SET allow_system_table_mods = on; $sql; ALTER TABLE pg_catalog.pg_dist_local_group ALTER COLUMN groupid SET STATISTICS 1");
 }
 $detail = qr/No subscription has copied table "optout\.opt_out_period" to this worker of Citus\./;
 citus('CREATE TABLE pg_catalog.pg_dist_local_group (groupid integer PRIMARY KEY); INSERT INTO pg_catalog.pg_dist_local_group VALUES (0)');
