@@ -135,6 +135,35 @@ $$;
 COMMENT ON FUNCTION optout.compact_discards(timestamptz) IS
 'Merge the rows of optout.discard_ledger to one for each organization, hour and server, of hours that ended before the given time (NULL: all but the current hour). Returns how many rows fewer there are. For the owner of the extension and whom they grant EXECUTE.';
 
+-- The chunks of TimescaleDB's hypertables are inheritance children, to which it
+-- copies the hypertable's triggers, those of later chunks without ENABLE ALWAYS.
+-- A hypertable is listed once, with whatever the weakest of its chunks does.
+CREATE OR REPLACE VIEW optout.guarded WITH (security_barrier) AS
+SELECT t.tgrelid::regclass AS relation,
+	   (SELECT a.attname FROM pg_catalog.pg_attribute a
+		 WHERE a.attrelid = t.tgrelid AND a.attnum = t.tgattr[pg_catalog.array_position(g.args, 'user_id') - 1]) AS user_id,
+	   (SELECT a.attname FROM pg_catalog.pg_attribute a
+		 WHERE a.attrelid = t.tgrelid AND a.attnum = t.tgattr[pg_catalog.array_position(g.args, 'organization') - 1]) AS organization,
+	   (SELECT a.attname FROM pg_catalog.pg_attribute a
+		 WHERE a.attrelid = t.tgrelid AND a.attnum = t.tgattr[pg_catalog.array_position(g.args, 'occurred_at') - 1]) AS occurred_at,
+	   CASE COALESCE((SELECT pg_catalog.min(c.tgenabled::text) FILTER (WHERE c.tgenabled <> 'A')
+						FROM pg_catalog.pg_trigger c
+							 JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.tgrelid
+							 JOIN pg_catalog.pg_class k ON k.oid = c.tgrelid
+					   WHERE t.tgenabled = 'A' AND i.inhparent = t.tgrelid AND c.tgfoid = t.tgfoid
+						 AND k.relnamespace = pg_catalog.to_regnamespace('_timescaledb_internal')), t.tgenabled::text)
+			WHEN 'A' THEN 'always' WHEN 'O' THEN 'origin' WHEN 'R' THEN 'replica' ELSE 'never' END AS fires
+  FROM pg_catalog.pg_trigger t
+	   CROSS JOIN LATERAL (SELECT pg_catalog.string_to_array(pg_catalog.encode(t.tgargs, 'escape'), '\000') AS args) g
+ WHERE t.tgfoid = 'optout.discard_opted_out()'::pg_catalog.regprocedure
+   AND (t.tgparentid = 0 OR t.tgenabled <> 'A')
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_class k
+						  JOIN pg_catalog.pg_inherits i ON i.inhrelid = k.oid
+						  JOIN pg_catalog.pg_trigger p ON p.tgrelid = i.inhparent
+					WHERE k.oid = t.tgrelid AND p.tgfoid = t.tgfoid
+					  AND k.relnamespace = pg_catalog.to_regnamespace('_timescaledb_internal'));
+COMMENT ON COLUMN optout.guarded.fires IS '''always'', as optout.guard() leaves it; anything else means that somebody altered the trigger, or that TimescaleDB has made chunks since, and events may get past it.';
+
 ----------------------------------------------------------------------
 -- Views, checks and repair
 ----------------------------------------------------------------------
