@@ -53,7 +53,7 @@ static bool is_complete;
 static Oid	copying;			/* the subscription that is not, if any */
 
 static Oid	citus_table = InvalidOid;
-static uint32 citus_hash;		/* of its entry in the cache of relations' names */
+static uint32 citus_hash;		/* in the cache of relations' names */
 static bool citus_hash_valid = false;
 
 static void complete_invalidate(void);
