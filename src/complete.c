@@ -43,9 +43,8 @@
 #define CITUS_TABLE "pg_dist_local_group"
 #define CITUS_COLUMN "groupid"
 
-/* settings */
+/* setting */
 static bool assume_complete = false;
-static char *no_replicas = NULL;
 
 bool		complete_is_valid = false;
 static uint64 invalidations = 0;
@@ -68,7 +67,7 @@ static bool complete_is_citus_worker(void);
 static void complete_read(void);
 
 /*
- * Define the settings of a server among others.
+ * Define the setting this file owns.
  */
 void
 complete_define_settings(void)
@@ -81,15 +80,6 @@ complete_define_settings(void)
 							 PGC_SUSET,
 							 0,
 							 NULL, complete_assign, NULL);
-	/* read by the view optout.replicas */
-	DefineCustomStringVariable("optout.no_replicas",
-							   "Replication slots and standbys that receive no opt-outs.",
-							   "A list of names, separated by commas, which the view optout.replicas leaves out.",
-							   &no_replicas,
-							   "",
-							   PGC_SUSET,
-							   GUC_LIST_INPUT,
-							   NULL, NULL, NULL);
 }
 
 void

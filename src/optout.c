@@ -8,9 +8,10 @@
  * cache.c, shared.c and memo.c (fast answers), periods.c (who is opted out), directory.c (who there is),
  * authority.c (who may do what), ident.c (organisations and user ids) and
  * state.c (how the tables are read and written).  ledger.c counts what is
- * discarded, settle.c waits for those who ingest, complete.c refuses to answer
- * where who is opted out is not known.  support.c tells the planner,
- * status.c the administrator, progress.c whoever waits for a long command.
+ * discarded, settle.c waits for those who ingest, replicas.c for other servers.
+ * complete.c refuses to answer where who is opted out is not known.  support.c
+ * tells the planner, status.c the administrator, progress.c whoever waits for a
+ * long command.
  * sql/ holds the SQL side.
  */
 #include "postgres.h"
@@ -25,6 +26,7 @@
 #include "ident.h"
 #include "ledger.h"
 #include "progress.h"
+#include "replicas.h"
 #include "shared.h"
 
 PG_MODULE_MAGIC_EXT(
@@ -40,6 +42,7 @@ _PG_init(void)
 	ident_define_settings();
 	coverage_define_settings();
 	complete_define_settings();
+	replicas_define_settings();
 	shared_define_settings();
 	coverage_install_hooks();
 	complete_install_hooks();

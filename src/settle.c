@@ -11,23 +11,16 @@
  * The lock's mode conflicts with nothing that administration or queries do.
  * It tells those who ingest from those who merely read the table, and it is one
  * that backends take without going through the shared lock table.
- *
- * settle_replicas() is written in SQL.  What it waits for other servers to apply
- * is found here.
  */
 #include "postgres.h"
 
 #include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "access/xloginsert.h"
-#include "access/xlogrecovery.h"
-#include "catalog/pg_control.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "tcop/utility.h"
-#include "utils/pg_lsn.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
 
@@ -39,7 +32,6 @@
 #define SETTLING_LOCK ExclusiveLock
 
 PG_FUNCTION_INFO_V1(optout_settle);
-PG_FUNCTION_INFO_V1(optout_committed_lsn);
 
 LocalTransactionId settle_registered = InvalidLocalTransactionId;
 
@@ -72,36 +64,4 @@ optout_settle(PG_FUNCTION_ARGS)
 	table_close(rel, AccessShareLock);
 	WaitForLockers(tag, SETTLING_LOCK, false);
 	PG_RETURN_VOID();
-}
-
-/*
- * optout.committed_lsn()
- *
- * A position in the write-ahead log that comes after every transaction committed
- * by now, and that replicas can confirm.
- *
- * No position that the server reports will do.  The insert position can be ahead
- * of what is ever sent: records of a transaction that is still writing stay in
- * memory, and at the start of a page or segment it is behind a header that belongs
- * to no record.  The flush position can be in the middle of a record, and it need
- * not include a commit with synchronous_commit = off.  So write a record that
- * means nothing, and flush it: its end is what replicas confirm, and all commit
- * records come before it.
- */
-Datum
-optout_committed_lsn(PG_FUNCTION_ARGS)
-{
-	XLogRecPtr	end;
-	char		nothing = 0;
-
-	/* the end of a record, too */
-	if (RecoveryInProgress())
-		PG_RETURN_LSN(GetXLogReplayRecPtr(NULL));
-
-	XLogBeginInsert();
-	XLogSetRecordFlags(XLOG_MARK_UNIMPORTANT);
-	XLogRegisterData(&nothing, sizeof(nothing));
-	end = XLogInsert(RM_XLOG_ID, XLOG_NOOP);
-	XLogFlush(end);
-	PG_RETURN_LSN(end);
 }

@@ -55,8 +55,7 @@ SELECT c.oid::regclass AS relation, p.privilege
    AND has_table_privilege('regress_nobody', c.oid, p.privilege) ORDER BY 1, 2;
 SELECT p.oid::regprocedure FROM pg_proc p
  WHERE p.pronamespace = 'optout'::regnamespace
-   AND has_function_privilege('regress_nobody', p.oid, 'EXECUTE')
- ORDER BY p.oid::regprocedure::text COLLATE "C";
+   AND has_function_privilege('regress_nobody', p.oid, 'EXECUTE') ORDER BY p.proname;
 SELECT has_schema_privilege('regress_nobody', 'optout', 'CREATE') AS create_in_schema;
 
 -- Whatever a site's default privileges give, PUBLIC gets no more.
