@@ -113,7 +113,11 @@ $workers[2]->poll_query_until('postgres', $complete) or die 'does not follow';
 on_coordinator(q{CALL optout.settle_replicas('1 min')});
 exact('three workers', 200);
 
-# The coordinator's own tables go on as anywhere
+# The coordinator's own tables go on as anywhere, and the list stays one of them
+like(errors_of($coordinator, "SET citus.enable_unsafe_triggers = $_; SELECT create_reference_table('optout.opt_out_period')"), qr/has triggers|cannot be a trigger/,
+	"the list is not distributed, unsafe triggers $_")
+  for 'off', 'on';
+is(on_coordinator(q{SELECT optout.accepts('u1')}), 'f', 'the list is as before');
 is(on_coordinator(q{SELECT optout.enroll('new'), optout.sign_in('new')}), '|t', 'enroll and sign in');
 
 $_->stop for @workers, $coordinator;
