@@ -4,7 +4,7 @@
 #   make test        run every test, likewise
 #   make matrix      the same on every PostgreSQL release that can be had
 #   make check-hardened   the same with assertions, sanitizers and valgrind
-#   make bench       time it beside other ways to do the same
+#   make bench       time it beside other ways to do the same; ROWS='COPY' for some rows only
 #   make soak        look for leaks for MINUTES=5 or longer
 #   make fuzz        run STATEMENTS=100000 made at random; best on a server with assertions
 #   make recipes     try the README's recipes with the other programs they take
@@ -17,11 +17,17 @@ EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" optout.control
 MODULE_big = optout
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 DATA = $(sort $(wildcard sql/*--*.sql)) sql/optout-page.sql
-SHLIB_LINK = -Wl,--version-script=$(srcdir)/src/exports.map -Wl,-z,relro,-z,now
-# what is not exported cannot be replaced, so calls within a file can be inlined;
-# the same bytes wherever it is built
-PG_CFLAGS = -fno-semantic-interposition -ffile-prefix-map=$(CURDIR)=.
 PG_CPPFLAGS = -DOPTOUT_VERSION='"$(EXTVERSION)"'
+# the same bytes wherever it is built; what is not exported cannot be replaced,
+# so calls within a file can be inlined
+PG_CFLAGS = $(call if_taken,-ffile-prefix-map=$(CURDIR)=. -fno-semantic-interposition)
+if_taken = $(foreach flag,$(1),$(shell $(CC) -Werror $(flag) -E -x c /dev/null >/dev/null 2>&1 && echo '$(flag)'))
+# Linkers of other systems do not take these options.  There, PostgreSQL 16 and
+# later have the compiler hide what need not be exported.
+ELF_LINK = -Wl,--version-script=$(srcdir)/src/exports.map -Wl,-z,relro,-z,now
+SHLIB_LINK = $(if $(filter linux freebsd netbsd openbsd,$(PORTNAME)),$(ELF_LINK))
+
+BUILT_FOR = .built-for
 
 # The README's examples are a test like any other, made from the README.
 README_TEST = test/sql/readme.sql
@@ -31,7 +37,7 @@ ISOLATION = $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec))
 ISOLATION_OPTS = --inputdir=test --outputdir=.
 TAP_TESTS = 1
 PROVE_TESTS = test/t/*.pl
-EXTRA_CLEAN = results regression.diffs regression.out output_iso tmp_check $(README_TEST)
+EXTRA_CLEAN = results regression.diffs regression.out output_iso tmp_check $(README_TEST) $(BUILT_FOR)
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
@@ -39,7 +45,16 @@ PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifneq ($(and $(wildcard $(PGXS)),$(wildcard $(shell $(PG_CONFIG) --includedir-server)/postgres.h)),)
 include $(PGXS)
 installcheck: $(README_TEST)
-$(OBJS): $(wildcard src/*.h) optout.control
+$(OBJS) $(OBJS:.o=.bc): $(wildcard src/*.h) optout.control $(BUILT_FOR)
+$(shlib): src/exports.map
+
+# the server and the options that objects are made for; changes only when they do,
+# so that none made for another server is installed
+$(BUILT_FOR): export built_for = $(shell $(PG_CONFIG)) $(CC) $(CPPFLAGS) $(CFLAGS) $(CFLAGS_SL) \
+	$(LDFLAGS) $(LDFLAGS_SL) $(SHLIB_LINK)
+$(BUILT_FOR): FORCE
+	@printf '%s\n' "$$built_for" | cmp -s - $@ || printf '%s\n' "$$built_for" >$@
+FORCE:
 else
 all install installcheck clean:
 	@echo "No PostgreSQL server development files found by $(PG_CONFIG)." >&2
@@ -66,7 +81,7 @@ check-hardened:
 bench:
 	@test/bench/run
 
-# lists and events that do not fit any cache; takes its time
+# the rows for a list of 10 million, which fits no processor's cache
 bench-large:
 	@test/bench/run large
 
@@ -89,4 +104,4 @@ DISTDIR = .
 dist:
 	git archive --format=zip --prefix=optout-$(DISTVERSION)/ -o $(DISTDIR)/optout-$(DISTVERSION).zip HEAD
 
-.PHONY: all install installcheck clean demo test matrix check-hardened bench bench-large soak fuzz recipes clients dist
+.PHONY: all install installcheck clean demo test matrix check-hardened bench bench-large soak fuzz recipes clients dist FORCE

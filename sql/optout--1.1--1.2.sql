@@ -7,18 +7,37 @@
 -- Filter and guard
 ----------------------------------------------------------------------
 
+COMMENT ON FUNCTION optout.unguard(regclass) IS
+'Take all guards off an event table, by whatever name somebody gave them. Error 42704 where there is none.';
+
 ----------------------------------------------------------------------
 -- Waiting for those who ingest
 ----------------------------------------------------------------------
 
+-- It gets an argument and stays the same procedure, so that grants and comments
+-- stay.  An overload would be ambiguous.
+CREATE PROCEDURE optout.settle_with_timeout(timeout interval DEFAULT NULL)
+AS 'MODULE_PATHNAME', 'optout_settle' LANGUAGE C;
+UPDATE pg_catalog.pg_proc p
+   SET pronargs = n.pronargs, proargtypes = n.proargtypes, proargnames = n.proargnames,
+	   pronargdefaults = n.pronargdefaults, proargdefaults = n.proargdefaults
+  FROM pg_catalog.pg_proc n
+ WHERE p.oid = 'optout.settle()'::pg_catalog.regprocedure
+   AND n.oid = 'optout.settle_with_timeout(interval)'::pg_catalog.regprocedure;
+DROP PROCEDURE optout.settle_with_timeout(interval);
+COMMENT ON PROCEDURE optout.settle(interval) IS
+'Wait until every transaction that asked the filter before the call has ended. After it, no event that was let through before an earlier opt-out can still be committed by the transaction that asked. Nobody waits for it. Error 55000 naming those still running when the timeout is over (NULL: never; ''0'': at once). Error 25001 in a transaction that has written or has asked the filter itself.';
+
+----------------------------------------------------------------------
+-- The ledger
+----------------------------------------------------------------------
+
+-- Rows stay in their page, so there must be room for another version of each.
+ALTER TABLE optout.discard_ledger SET (fillfactor = 45);
+
 ----------------------------------------------------------------------
 -- Many servers
 ----------------------------------------------------------------------
-
--- What a server that has not been set up for it says by itself is no answer; see
--- src/complete.c.
-COMMENT ON COLUMN optout.status.shared_filter IS
-'''ready''; ''incomplete'' where this server cannot know yet who is opted out, so that filter and guards raise an error; ''loading'' while this database''s keys are being added; ''absent'' where there is no shared memory for it: optout.filter_memory is 0, or the library is not in shared_preload_libraries and the server is older than 17 or cannot spare it; ''off'' by the setting optout.filter; ''not used'' on a standby, or if the trigger optout_filter does not fire always. Answers are right in any case, but only ''ready'' is fast.';
 
 CREATE FUNCTION optout.committed_lsn()
 RETURNS pg_lsn
@@ -167,3 +186,67 @@ COMMENT ON COLUMN optout.guarded.fires IS '''always'', as optout.guard() leaves 
 ----------------------------------------------------------------------
 -- Views, checks and repair
 ----------------------------------------------------------------------
+
+COMMENT ON COLUMN optout.status.shared_filter IS
+'''ready''; ''incomplete'' where this server cannot know yet who is opted out, so that filter and guards raise an error; ''loading'' while this database''s keys are being added, which sessions that ask do a few milliseconds at a time; ''no room'' where the filter serves 256 other databases; ''absent'' where there is no shared memory for it: optout.filter_memory is 0, or the library is not in shared_preload_libraries and the server is older than 17 or cannot spare it; ''off'' by the setting optout.filter; ''not used'' on a standby, or if the trigger optout_filter does not fire always. Answers are right in any case, but only ''ready'' is fast.';
+COMMENT ON COLUMN optout.status.load_progress IS
+'While shared_filter is ''loading'': which share of the table has been read to add its keys, from 0 to 1; see optout.progress.';
+COMMENT ON COLUMN optout.progress.pid IS
+'Process that runs the command, as in pg_stat_activity; of ''add keys'', with which sessions go on in turns, the one that did so last.';
+COMMENT ON COLUMN optout.discards.hour IS 'Start of the hour in which the transactions that discarded them were committed or prepared, whenever the events occurred.';
+COMMENT ON COLUMN optout.status.false_positive_rate IS 'Estimated share of users never opted out for whom the memo or the table has to be asked, to four digits.';
+COMMENT ON FUNCTION optout.verify() IS
+'How many rows of optout.opt_out_period the shared filter would miss; anything but 0 is a bug. It reads the whole table. For the owner of the extension and whom they grant EXECUTE, who need nothing else.';
+CREATE FUNCTION optout.repair()
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'optout_repair' LANGUAGE C
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION optout.repair() IS
+'Let guards, and the trigger optout_filter of optout.opt_out_period, fire always again where they do not, as after pg_restore --disable-triggers: of tables, partitions and inheritance children alike. Alters nothing else. Returns how many it has put back. For superusers and the owner of the extension.';
+REVOKE ALL ON FUNCTION optout.repair() FROM PUBLIC;
+
+-- The filter compares the text of what a column holds with the id, byte for byte,
+-- so an id in any other form than its column's matches nothing.
+CREATE VIEW optout.unmatchable WITH (security_barrier) AS
+WITH RECURSIVE guard_column (type, typmod) AS (
+	SELECT a.atttypid, a.atttypmod
+	  FROM optout.guarded g
+		   JOIN pg_catalog.pg_attribute a ON a.attrelid = g.relation AND a.attname = g.user_id
+	 UNION
+	SELECT t.typbasetype, GREATEST(c.typmod, t.typtypmod)
+	  FROM guard_column c
+		   JOIN pg_catalog.pg_type t ON t.oid = c.type AND t.typtype = 'd'
+)
+SELECT u.organization, u.user_id, u.opted_out
+  FROM (SELECT l.organization, l.user_id, l.opted_out FROM optout.user_list l
+		 UNION
+		SELECT l.organization, l.user_id, true FROM optout.opt_out_list l) u
+ WHERE EXISTS (SELECT FROM guard_column)
+   AND NOT EXISTS
+	   (SELECT
+		  FROM guard_column c
+		 WHERE CASE c.type
+			   WHEN 'text'::pg_catalog.regtype THEN true
+			   WHEN 'varchar'::pg_catalog.regtype THEN
+					c.typmod < 0 OR pg_catalog.char_length(u.user_id) <= c.typmod - 4
+			   WHEN 'bpchar'::pg_catalog.regtype THEN
+					(c.typmod < 0 OR pg_catalog.char_length(u.user_id) <= c.typmod - 4)
+					AND pg_catalog.right(u.user_id, 1) <> ' '
+			   WHEN 'name'::pg_catalog.regtype THEN
+					pg_catalog.octet_length(u.user_id) <= pg_catalog.current_setting('max_identifier_length')::integer
+			   WHEN 'uuid'::pg_catalog.regtype THEN
+					u.user_id ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
+			   WHEN 'bigint'::pg_catalog.regtype THEN
+					CASE WHEN u.user_id ~ '^(0|-?[1-9][0-9]{0,18})$' THEN u.user_id::numeric BETWEEN -9223372036854775808 AND 9223372036854775807 END
+			   WHEN 'integer'::pg_catalog.regtype THEN
+					CASE WHEN u.user_id ~ '^(0|-?[1-9][0-9]{0,9})$' THEN u.user_id::numeric BETWEEN -2147483648 AND 2147483647 END
+			   WHEN 'smallint'::pg_catalog.regtype THEN
+					CASE WHEN u.user_id ~ '^(0|-?[1-9][0-9]{0,4})$' THEN u.user_id::numeric BETWEEN -32768 AND 32767 END
+			   END);
+COMMENT ON VIEW optout.unmatchable IS
+'Users of your organizations whose id no guarded column can hold, such as ''007'' where all are bigint, or a uuid in capitals: no event will ever match them. Empty where no table is guarded.';
+COMMENT ON COLUMN optout.unmatchable.organization IS 'Organization of the user.';
+COMMENT ON COLUMN optout.unmatchable.user_id IS 'The id that no guarded column can hold.';
+COMMENT ON COLUMN optout.unmatchable.opted_out IS 'Whether the user is opted out now, and so believed to be protected.';
+REVOKE ALL ON optout.unmatchable FROM PUBLIC;
+GRANT SELECT ON optout.unmatchable TO PUBLIC;

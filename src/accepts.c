@@ -44,6 +44,7 @@ is_opted_out(text *organization, text *user_id, const TimestampTz *occurred_at)
 {
 	Coverage	covered = coverage();
 	UserKey		key;
+	bool		cached = false;
 	bool		opted_out;
 
 	/* an error rather than an answer */
@@ -65,14 +66,15 @@ is_opted_out(text *organization, text *user_id, const TimestampTz *occurred_at)
 			return false;
 		}
 		/* of who is not opted out now, the cache does not know the past */
-		if (cache_find(&key, &opted_out) && (opted_out || occurred_at == NULL))
+		cached = cache_find(&key, &opted_out);
+		if (cached && (opted_out || occurred_at == NULL))
 		{
 			filter_lookups[LOOKUP_CACHE]++;
 			return opted_out;
 		}
 	}
 	return memo_covers(&key, organization, user_id, occurred_at,
-					   covered == COVERAGE_FULL);
+					   covered == COVERAGE_FULL && !cached);
 }
 
 /*

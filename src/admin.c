@@ -132,6 +132,7 @@ optout_enroll(PG_FUNCTION_ARGS)
 {
 	AdminArgs	args = get_admin_args(fcinfo, user_ids_from_text(ARG_TEXT(0)), PROGRESS_ENROLL);
 
+	user_ids_warn_of_uuids(&args.users);
 	directory_enroll(args.organization, &args.users, ARG_TEXT(2), ARG_TEXT(3), false);
 	end_command(&args);
 	PG_RETURN_VOID();
@@ -145,6 +146,7 @@ optout_enroll_array(PG_FUNCTION_ARGS)
 {
 	AdminArgs	args = get_admin_args(fcinfo, user_ids_from_array(ARG_ARRAY(0)), PROGRESS_ENROLL);
 
+	user_ids_warn_of_uuids(&args.users);
 	directory_enroll(args.organization, &args.users, NULL, NULL, false);
 	end_command(&args);
 	PG_RETURN_VOID();
@@ -176,6 +178,7 @@ opt_out(FunctionCallInfo fcinfo, UserIds users)
 	uint64		count;
 
 	require_known(args.organization, &args.users, &enrolled, NULL);
+	user_ids_warn_of_uuids(&args.users);
 	phase(&args, PROGRESS_WRITING_PERIODS, args.users.count);
 	count = periods_open(args.organization, &args.users, ARG_TEXT(2));
 	end_command(&args);
@@ -288,6 +291,7 @@ optout_sign_in(PG_FUNCTION_ARGS)
 	AdminArgs	args = get_admin_args(fcinfo, user_ids_from_text(ARG_TEXT(0)), PROGRESS_ENROLL);
 
 	complete_check();
+	user_ids_warn_of_uuids(&args.users);
 	directory_enroll(args.organization, &args.users, ARG_TEXT(2), ARG_TEXT(3), true);
 	end_command(&args);
 	PG_RETURN_BOOL(!periods_cover(args.organization,

@@ -40,13 +40,16 @@
 #define PRIVILEGE_ADMINISTER "administer"
 #define PRIVILEGE_READ "read"
 
-/* what the privilege 'administer' lets a role execute */
+/*
+ * What the privilege 'administer' lets a role execute.  The arguments of settle()
+ * depend on the version of the SQL side.
+ */
 #define ADMINISTRATOR_ROUTINES \
 	"optout.enroll(text, text, text, text), optout.enroll(text[], text), " \
 	"optout.opt_out(text, text, text), optout.opt_out(text[], text, text), " \
 	"optout.opt_in(text, text), optout.opt_in(text[], text), " \
 	"optout.forget(text, text, boolean), optout.forget(text[], text, boolean), " \
-	"optout.sign_in(text, text, text, text), optout.settle()"
+	"optout.sign_in(text, text, text, text), optout.settle"
 
 PG_FUNCTION_INFO_V1(optout_grant_authority);
 PG_FUNCTION_INFO_V1(optout_revoke_authority);
@@ -92,7 +95,7 @@ static bool
 caller_administers(text *organization)
 {
 	Relation	rel = state_open("authority", AccessShareLock);
-	Oid			index = state_index("authority_pkey");
+	Oid			index = state_index(rel, "authority_pkey");
 	text	   *names[2];
 	bool		found = false;
 

@@ -19,9 +19,17 @@
  * When the keys are added to the filter, writers may have gone unseen; then
  * every transaction there has been so far is taken for a writer of all groups.
  *
- * There are no locks.  An entry is two words, the first of which has been
- * combined with the second; one that is read while it is being replaced, or
- * replaced by two backends at once, looks like another user's.
+ * What a transaction's own rows say must not get in here before they are
+ * committed.  While it can see rows that the trigger has not fired for yet, it
+ * stores nothing (coverage.c).  The trigger fired, the group's writer is the
+ * transaction itself, and no snapshot of its own has a younger xmin.
+ *
+ * There are no locks.  An entry's first word is the key XOR the second word, so
+ * an entry that is read while it is being replaced, or replaced by two backends
+ * at once, fails the comparison of keys and counts as a miss.
+ *
+ * The cache keeps those who are asked for.  It is filled with others only while
+ * the keys are added, and only where there is room.
  */
 #include "postgres.h"
 
@@ -37,8 +45,9 @@
 
 static inline pg_atomic_uint64 *bucket_of(const UserKey *key);
 static inline pg_atomic_uint64 *writer_of(const UserKey *key);
+static pg_atomic_uint64 *cache_find_slot(const UserKey *key);
+static void cache_write_slot(pg_atomic_uint64 *slot, const UserKey *key, uint64 entry);
 static void raise_writer(pg_atomic_uint64 *writer, uint64 xid);
-static uint64 full_xid(TransactionId xid);
 
 /* the low bits, as in the memo's hash table, so that it is copied in order */
 static inline pg_atomic_uint64 *
@@ -77,34 +86,73 @@ cache_find(const UserKey *key, bool *opted_out)
 }
 
 /*
- * Remember what was found under a snapshot with this xmin, unless that may
- * already have changed.
+ * Where the user's own entry is, or an empty one; NULL where there is neither.
  */
-void
-cache_store(const UserKey *key, bool opted_out, TransactionId xmin)
+static pg_atomic_uint64 *
+cache_find_slot(const UserKey *key)
 {
 	pg_atomic_uint64 *bucket = bucket_of(key);
-	pg_atomic_uint64 *slot = NULL;
-	uint64		writer = pg_atomic_read_u64(writer_of(key));
-	uint64		new = ENTRY(writer, opted_out);
 
-	if (full_xid(xmin) <= writer)
-		return;
-
-	/* the user's own entry or an empty one, else any */
-	for (int i = 0; i < BLOCK_WORDS && slot == NULL; i += 2)
+	for (int i = 0; i < BLOCK_WORDS; i += 2)
 	{
 		uint64		check = pg_atomic_read_u64(&bucket[i]);
 		uint64		entry = pg_atomic_read_u64(&bucket[i + 1]);
 
 		if ((check ^ entry) == key->high || entry == 0)
-			slot = &bucket[i];
+			return &bucket[i];
 	}
-	if (slot == NULL)
-		slot = &bucket[key->high % (BLOCK_WORDS / 2) * 2];
+	return NULL;
+}
 
-	pg_atomic_write_u64(&slot[0], key->high ^ new);
-	pg_atomic_write_u64(&slot[1], new);
+static void
+cache_write_slot(pg_atomic_uint64 *slot, const UserKey *key, uint64 entry)
+{
+	pg_atomic_write_u64(&slot[0], key->high ^ entry);
+	pg_atomic_write_u64(&slot[1], entry);
+}
+
+/*
+ * Remember what was found under a snapshot with this xmin (of cache_xmin()),
+ * unless that may already have changed.
+ */
+void
+cache_store(const UserKey *key, bool opted_out, uint64 xmin)
+{
+	pg_atomic_uint64 *slot;
+	uint64		writer = pg_atomic_read_u64(writer_of(key));
+
+	if (xmin <= writer)
+		return;
+	slot = cache_find_slot(key);
+	if (slot == NULL)
+		slot = &bucket_of(key)[key->high % (BLOCK_WORDS / 2) * 2];
+	cache_write_slot(slot, key, ENTRY(writer, opted_out));
+}
+
+/*
+ * The same for a user who is opted out and whom nobody has asked for yet, so
+ * that no other user's entry is given up.  Returns false where there is no room.
+ */
+bool
+cache_fill(const UserKey *key, uint64 xmin)
+{
+	uint64		writer = pg_atomic_read_u64(writer_of(key));
+	pg_atomic_uint64 *slot = cache_find_slot(key);
+
+	if (slot == NULL)
+		return false;
+	if (xmin > writer)
+		cache_write_slot(slot, key, ENTRY(writer, true));
+	return true;
+}
+
+/*
+ * Have the processor fetch what storing the user needs.
+ */
+void
+cache_prefetch(const UserKey *key)
+{
+	__builtin_prefetch(bucket_of(key), 1);
 }
 
 /*
@@ -137,14 +185,16 @@ raise_writer(pg_atomic_uint64 *writer, uint64 xid)
 		;
 }
 
-/* of a transaction that was running, or the next, when a snapshot was taken */
-static uint64
-full_xid(TransactionId xid)
+/*
+ * The xmin of a snapshot taken just now, as a full transaction id.
+ */
+uint64
+cache_xmin(TransactionId xmin)
 {
 	FullTransactionId next = ReadNextFullTransactionId();
 	uint32		epoch = EpochFromFullTransactionId(next);
 
-	if (xid > XidFromFullTransactionId(next))
+	if (xmin > XidFromFullTransactionId(next))
 		epoch--;
-	return U64FromFullTransactionId(FullTransactionIdFromEpochAndXid(epoch, xid));
+	return U64FromFullTransactionId(FullTransactionIdFromEpochAndXid(epoch, xmin));
 }

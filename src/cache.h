@@ -9,7 +9,10 @@
 
 /* these need shared_blocks */
 extern bool cache_find(const UserKey *key, bool *opted_out);
-extern void cache_store(const UserKey *key, bool opted_out, TransactionId xmin);
+extern uint64 cache_xmin(TransactionId xmin);
+extern void cache_store(const UserKey *key, bool opted_out, uint64 xmin);
+extern bool cache_fill(const UserKey *key, uint64 xmin);
+extern void cache_prefetch(const UserKey *key);
 extern void cache_invalidate(const UserKey *key);
 extern void cache_invalidate_all(void);
 

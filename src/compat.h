@@ -21,6 +21,7 @@
 	 pg_proc_aclcheck(objectid, roleid, mode))
 /* what a setting's check hook returns is freed with free() there */
 #define guc_malloc(elevel, size) malloc(size)
+typedef bool TU_UpdateIndexes;
 #endif
 
 #if PG_VERSION_NUM >= 170000
@@ -35,12 +36,19 @@
 #if PG_VERSION_NUM < 170000
 #define MyProcNumber (MyBackendId - 1)
 #define MyLocalTransactionId (MyProc->lxid)
+#define VXID_PROC_NUMBER(vxid) ((vxid).backendId)
+#define ProcNumberGetProc(number) BackendIdGetProc(number)
+#include "storage/sinvaladt.h"
 #else
 #define MyLocalTransactionId (MyProc->vxid.lxid)
+#define VXID_PROC_NUMBER(vxid) ((vxid).procNumber)
 #endif
 
 #if PG_VERSION_NUM < 180000
 #define PG_MODULE_MAGIC_EXT(...) PG_MODULE_MAGIC
+#define FKEY_IS_ENFORCED(fkey) true
+#else
+#define FKEY_IS_ENFORCED(fkey) ((fkey)->conenforced)
 #endif
 
 #if PG_VERSION_NUM < 190000
@@ -51,7 +59,16 @@ typedef int SysCacheIdentifier;
 	GetNamedDSMSegment(name, size, init, found)
 #endif
 #define NAMED_DSM_INIT_PARAMETERS void *ptr
+#include "access/heapam.h"
 #include "access/tableam.h"
+#if PG_VERSION_NUM < 160000
+#define heap_update(rel, tid, new, cid, options, crosscheck, wait, tmfd, lockmode, update_indexes) \
+	((void) (update_indexes), \
+	 heap_update(rel, tid, new, cid, crosscheck, wait, tmfd, lockmode))
+#else
+#define heap_update(rel, tid, new, cid, options, crosscheck, wait, tmfd, lockmode, update_indexes) \
+	heap_update(rel, tid, new, cid, crosscheck, wait, tmfd, lockmode, update_indexes)
+#endif
 #define SO_NONE 0
 #define table_beginscan(rel, snapshot, nkeys, key, flags) \
 	table_beginscan(rel, snapshot, nkeys, key)

@@ -6,12 +6,14 @@
  * It does so with no snapshot and no lock, because:
  *
  * 1. An AFTER row trigger of the state table (ENABLE ALWAYS) sets a row's bits at
- *	  the end of the command that stored it, hence before anybody can see it.
+ *	  the end of the command that stored it, hence before anybody else can see it.
  *	  Whoever learns of the commit looks at the bits after they were set.
+ *	  Only the transaction itself can see the row earlier, in a command that a
+ *	  trigger or a function runs within the one that stores it.  So before its
+ *	  first look-up in each command it makes sure that no such trigger is pending,
+ *	  and goes by the table where one is.
  * 2. The rows that were there when the server started are added once per
- *	  database, by a scan under SnapshotAny, so that those of prepared
- *	  transactions count.  A row that is stored where the scan has been already
- *	  has its bits from its trigger.  Until the scan is done nobody trusts a miss.
+ *	  database (see below).  Until that is done nobody trusts a miss.
  * 3. Rows can arrive while the trigger is disabled.  Disabling and enabling it
  *	  writes a new version of its pg_trigger row and sends a relcache
  *	  invalidation for the state table at commit.  So we remember which version
@@ -22,6 +24,34 @@
  *	  TRUNCATE fires no row trigger, but it gives the table another file, which
  *	  counts as another version: the cache (cache.c) must not outlive it.
  * 4. On a standby no trigger fires, so only the table is trusted there.
+ *
+ * The keys are added page by page, from every tuple of the page, visible or not,
+ * so that those of prepared transactions count.  Shared memory says how far that
+ * has come.  Any session that asks goes on with it, for a few milliseconds at a
+ * time and no more than half of its time; a lock that it takes only if nobody
+ * holds it keeps the others from doing the same.  All are answered by memo and
+ * table meanwhile.  What is done is noted after each page, so whoever is
+ * cancelled, fails or is terminated loses one page at most.
+ *
+ * Between two pages no lock is held.  That is sound, whatever happens there:
+ *
+ * - A row that is stored where we have been already, or behind the last block
+ *	 that there was when the adding began, has its bits from the trigger.  It was
+ *	 enabled by then: the version that we began with had been committed, and
+ *	 whoever commits one has waited for all writers before, as ALTER TABLE locks
+ *	 them out, so writers since go by this one or by a later one.  An update that
+ *	 moves a row from where we have not been to where we have been stores it, too.
+ * - VACUUM removes rows that nobody can see, and moves none.  Blocks that it
+ *	 truncates are missing at the end; if they come back, they hold new rows.
+ * - VACUUM FULL, CLUSTER, TRUNCATE and other commands that rewrite the table give
+ *	 it another file, and with the trigger disabled and enabled again there is
+ *	 another row of pg_trigger.  Either is another version: whoever notices first
+ *	 begins again.  Whoever is still at the old version cannot note its page as
+ *	 done, for both version and block are compared.
+ * - A version that the transaction has made itself may be rolled back, so it is
+ *	 not added before it is committed, or two sessions could keep each other from
+ *	 getting on.  That transaction holds the lock that made it.
+ * - A crash takes the shared memory with it.
  */
 #include "postgres.h"
 
@@ -33,10 +63,10 @@
 #include "access/xlog.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_trigger.h"
+#include "commands/dbcommands.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
-#include "parser/parse_func.h"
-#include "portability/instr_time.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
@@ -59,8 +89,14 @@
 /* the trigger of the state table that makes its rows known to the filter */
 #define FILTER_TRIGGER "optout_filter"
 
-/* so many keys are added at a time, while their blocks are being fetched */
-#define LOAD_BATCH 64
+/* keys are added for so many microseconds at a time */
+#define SLICE UINT64CONST(5000)
+
+/* who could not, for somebody else was at it, tries again after so many */
+#define BUSY_DELAY UINT64CONST(1000)
+
+/* and where there is no room for another database, after so many */
+#define NO_ROOM_DELAY UINT64CONST(10000000)
 
 PG_FUNCTION_INFO_V1(optout_add_to_filter);
 
@@ -72,23 +108,41 @@ bool		filter_enabled = true;
  * invalidation for the table arrives.
  */
 bool		coverage_is_full = false;
+CommandId	coverage_command = InvalidCommandId;
 static bool version_valid = false;
 static uint64 invalidations = 0;
 static bool version_enabled;	/* fires always */
 static bool version_loaded;		/* the filter holds the keys */
 static TriggerVersion version;
 
+/* for this command rows of our own are pending that the trigger has not seen */
+static bool sees_pending_rows;
+
+/* this backend does not add keys before then, by shared_clock() */
+static uint64 load_not_before = 0;
+static bool no_room = false;	/* nobody can, for this database */
+
 static void invalidate(Datum arg, Oid relid);
 static bool sees_every_row(Relation pg_trigger, HeapTuple tuple);
 static TransactionId database_xmin(void);
 static void read_version(void);
 static bool same_version(TriggerVersion *a, TriggerVersion *b);
+static bool coverage_sees_pending_rows(void);
 static SharedDatabase *find_database(void);
+static bool coverage_is_complete(const SharedDatabase *entry);
 static bool is_loaded(void);
 static SharedDatabase *make_database(void);
-static void set_loaded(SharedDatabase *entry, const TriggerVersion *loaded);
-static uint64 add_all(void);
+static bool coverage_take_over_entry(void);
+static void coverage_say_no_room(void);
+static BlockNumber coverage_begin_load(SharedDatabase *entry, Relation rel);
+static int	coverage_add_block(Relation rel, BlockNumber block, BufferAccessStrategy strategy,
+							   Snapshot snapshot, uint64 xmin, bool *fill_cache);
+static bool coverage_note_block(SharedDatabase *entry, BlockNumber block, int nrows,
+								bool fill_cache, uint64 microseconds);
+static void coverage_note_end(SharedDatabase *entry, BlockNumber block);
+static void coverage_add_slice(Relation rel, uint64 begun);
 static void load(void);
+static void coverage_end_transaction(XactEvent event, void *arg);
 
 /*
  * Define the settings this file owns.
@@ -113,6 +167,16 @@ void
 coverage_install_hooks(void)
 {
 	CacheRegisterRelcacheCallback(invalidate, (Datum) 0);
+	RegisterXactCallback(coverage_end_transaction, NULL);
+}
+
+/*
+ * Transaction callback: the next one counts its commands anew.
+ */
+static void
+coverage_end_transaction(XactEvent event pg_attribute_unused(), void *arg pg_attribute_unused())
+{
+	coverage_command = InvalidCommandId;
 }
 
 /*
@@ -139,14 +203,12 @@ sees_every_row(Relation pg_trigger, HeapTuple tuple)
 {
 	Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
 
-	return trigger->tgenabled == TRIGGER_FIRES_ALWAYS &&
+	return trigger->tgenabled == TRIGGER_FIRES_ALWAYS && !trigger->tgdeferrable &&
 		trigger->tgtype == (TRIGGER_TYPE_ROW | TRIGGER_TYPE_AFTER | TRIGGER_TYPE_INSERT |
 							TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE) &&
 		trigger->tgattr.dim1 == 0 &&
 		heap_attisnull(tuple, Anum_pg_trigger_tgqual, RelationGetDescr(pg_trigger)) &&
-		trigger->tgfoid == LookupFuncName(list_make2(makeString("optout"),
-													 makeString("add_to_filter")),
-										  0, NULL, true);
+		trigger->tgfoid == state_function("add_to_filter");
 }
 
 static TransactionId
@@ -177,6 +239,7 @@ read_version(void)
 
 	/* first, so that an invalidation that comes meanwhile is not lost */
 	invalidations_before = invalidations;
+	load_not_before = 0;
 	version.table = RelationGetRelid(rel);
 	version.relfilenode = rel->rd_rel->relfilenode;
 	version_enabled = false;
@@ -217,6 +280,25 @@ same_version(TriggerVersion *a, TriggerVersion *b)
 }
 
 /*
+ * Are there rows that this transaction's current command can see, but that the
+ * trigger has yet to fire for?  Then the command runs within the one that writes
+ * them, which has the table open.
+ */
+static bool
+coverage_sees_pending_rows(void)
+{
+	/* what is open stays; nothing else is looked at, so no lock is needed */
+	Relation	rel = RelationIdGetRelation(version.table);
+	bool		pending;
+
+	if (rel == NULL)
+		return false;
+	pending = rel->rd_refcnt > 1 && AfterTriggerPendingOnRel(version.table);
+	RelationClose(rel);
+	return pending;
+}
+
+/*
  * This database's entry, or NULL.  The caller holds the lock.
  */
 static SharedDatabase *
@@ -231,6 +313,15 @@ find_database(void)
 }
 
 /*
+ * Have all keys been added under the version that the entry names?
+ */
+static bool
+coverage_is_complete(const SharedDatabase *entry)
+{
+	return entry->next >= entry->nblocks;
+}
+
+/*
  * Have this database's keys been added under this version of the trigger?
  */
 static bool
@@ -241,7 +332,7 @@ is_loaded(void)
 
 	LWLockAcquire(&shared->lock, LW_SHARED);
 	entry = find_database();
-	result = entry != NULL && same_version(&entry->version, &version);
+	result = entry != NULL && same_version(&entry->version, &version) && coverage_is_complete(entry);
 	LWLockRelease(&shared->lock);
 	return result;
 }
@@ -254,109 +345,316 @@ make_database(void)
 {
 	SharedDatabase *entry;
 
-	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	entry = find_database();
-	if (entry == NULL && shared->ndatabases < MAX_DATABASES)
+	do
 	{
-		/* no version is that of all zeroes */
-		entry = &shared->databases[shared->ndatabases++];
-		entry->database = MyDatabaseId;
-	}
-	LWLockRelease(&shared->lock);
+		LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+		entry = find_database();
+		if (entry == NULL && shared->ndatabases < MAX_DATABASES)
+		{
+			/* no version is that of all zeroes */
+			entry = &shared->databases[shared->ndatabases++];
+			entry->database = MyDatabaseId;
+		}
+		LWLockRelease(&shared->lock);
+	} while (entry == NULL && coverage_take_over_entry());
 	return entry;
 }
 
 /*
- * Remember that they have.
+ * Make the entry of a database that has been dropped ours.  Returns false if
+ * there is none.
+ *
+ * Should somebody create a database with its number right now, nothing is lost
+ * but what the entry remembers: keys that have been added stay.
  */
-static void
-set_loaded(SharedDatabase *entry, const TriggerVersion *loaded)
+static bool
+coverage_take_over_entry(void)
 {
-	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	entry->version = *loaded;
-	LWLockRelease(&shared->lock);
+	for (int i = 0; i < MAX_DATABASES; i++)
+	{
+		Oid			database;
+
+		LWLockAcquire(&shared->lock, LW_SHARED);
+		database = shared->databases[i].database;
+		LWLockRelease(&shared->lock);
+
+		if (SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(database)))
+			continue;
+		LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+		if (shared->databases[i].database == database && find_database() == NULL)
+		{
+			memset(&shared->databases[i], 0, sizeof(SharedDatabase));
+			shared->databases[i].database = MyDatabaseId;
+			shared->said_no_room = false;
+		}
+		LWLockRelease(&shared->lock);
+		return true;
+	}
+	return false;
 }
 
 /*
- * Add the keys of all rows of the state table.  Returns how many rows.
+ * Say in the server's log that there is no room, once until there is again.
  */
-static uint64
-add_all(void)
+static void
+coverage_say_no_room(void)
 {
-	Relation	rel = state_open("opt_out_period", AccessShareLock);
-	TableScanDesc scan = table_beginscan(rel, SnapshotAny, 0, NULL, SO_NONE);
-	HeapScanDesc heap_scan = (HeapScanDesc) scan;
-	HeapTuple	tuple;
-	UserKey		batch[LOAD_BATCH];
-	uint64		nrows = 0;
-	BlockNumber last_block = InvalidBlockNumber;
+	bool		said;
 
-	progress_begin(PROGRESS_ADD_KEYS, PROGRESS_READING, heap_scan->rs_nblocks);
-	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	said = shared->said_no_room;
+	shared->said_no_room = true;
+	LWLockRelease(&shared->lock);
+	if (!said)
+		ereport(LOG,
+				(errmsg("optout goes by its table in database \"%s\", for the shared filter serves %d databases already",
+						get_database_name(MyDatabaseId), MAX_DATABASES),
+				 errhidestmt(true), errhidecontext(true)));
+}
+
+/*
+ * Begin to add the keys under this version, unless somebody has.  Returns the
+ * block to go on with.
+ */
+static BlockNumber
+coverage_begin_load(SharedDatabase *entry, Relation rel)
+{
+	BlockNumber nblocks = RelationGetNumberOfBlocks(rel);
+	BlockNumber next;
+	bool		begun;
+
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	begun = same_version(&entry->version, &version);
+	next = entry->next;
+	LWLockRelease(&shared->lock);
+	if (begun)
+		return next;
+
+	/* before anybody fills it again */
+	cache_invalidate_all();
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	entry->version = version;
+	entry->nblocks = nblocks;
+	entry->next = 0;
+	entry->fill_cache = true;
+	entry->nrows = 0;
+	entry->microseconds = 0;
+	LWLockRelease(&shared->lock);
+	return 0;
+}
+
+/*
+ * Add the keys of a block's rows.  While there is room in the cache, let it know
+ * of the open periods among them that the snapshot sees; xmin is the snapshot's.
+ * Returns how many rows there are.
+ */
+static int
+coverage_add_block(Relation rel, BlockNumber block, BufferAccessStrategy strategy,
+				   Snapshot snapshot, uint64 xmin, bool *fill_cache)
+{
+	Buffer		buffer;
+	PGAlignedBlock copy;
+	HeapTupleData tuple;
+	OffsetNumber last;
+	bool		visible[MaxHeapTuplesPerPage];
+	UserKey		keys[MaxHeapTuplesPerPage];
+	UserKey		out[MaxHeapTuplesPerPage];
+	int			nkeys = 0;
+	int			nout = 0;
+	int			nfilled = 0;
+
+	/* a copy, for a value may have to be decompressed */
+	buffer = ReadBufferExtended(rel, MAIN_FORKNUM, block, RBM_NORMAL, strategy);
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	last = PageIsNew(BufferGetPage(buffer)) ? 0 : PageGetMaxOffsetNumber(BufferGetPage(buffer));
+	memcpy(copy.data, BufferGetPage(buffer), BLCKSZ);
+	tuple.t_tableOid = RelationGetRelid(rel);
+	for (OffsetNumber offset = FirstOffsetNumber; *fill_cache && offset <= last; offset++)
 	{
-		UserKey    *key = &batch[nrows++ % LOAD_BATCH];
-		BlockNumber block = ItemPointerGetBlockNumber(&tuple->t_self);
+		ItemId		item = PageGetItemId(BufferGetPage(buffer), offset);
 
-		CHECK_FOR_INTERRUPTS();
-		if (block != last_block)
-		{
-			/* it may have begun in the middle, with somebody else's scan */
-			progress_set((block + heap_scan->rs_nblocks - heap_scan->rs_startblock) % heap_scan->rs_nblocks);
-			last_block = block;
-		}
-		*key = periods_key(rel, tuple);
-		filter_prefetch(key);
-		if (nrows % LOAD_BATCH == 0)
-			filter_add(batch, LOAD_BATCH);
+		if (!ItemIdIsNormal(item))
+			continue;
+		tuple.t_data = (HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item);
+		tuple.t_len = ItemIdGetLength(item);
+		ItemPointerSet(&tuple.t_self, block, offset);
+		visible[offset - 1] = HeapTupleSatisfiesVisibility(&tuple, snapshot, buffer);
 	}
-	filter_add(batch, nrows % LOAD_BATCH);
-	table_endscan(scan);
-	table_close(rel, NoLock);
-	progress_end();
-	return nrows;
+	UnlockReleaseBuffer(buffer);
+
+	for (OffsetNumber offset = FirstOffsetNumber; offset <= last; offset++)
+	{
+		ItemId		item = PageGetItemId((Page) copy.data, offset);
+
+		if (!ItemIdIsNormal(item))
+			continue;
+		tuple.t_data = (HeapTupleHeader) PageGetItem((Page) copy.data, item);
+		tuple.t_len = ItemIdGetLength(item);
+		keys[nkeys] = periods_key(rel, &tuple);
+		filter_prefetch(&keys[nkeys]);
+		if (*fill_cache && visible[offset - 1] && periods_is_open(rel, &tuple))
+		{
+			cache_prefetch(&keys[nkeys]);
+			out[nout++] = keys[nkeys];
+		}
+		nkeys++;
+	}
+	filter_add(keys, nkeys);
+
+	for (int i = 0; i < nout; i++)
+	{
+		if (cache_fill(&out[i], xmin))
+			nfilled++;
+	}
+	/* a few may find no room sooner than others */
+	if (nfilled < nout / 2)
+		*fill_cache = false;
+	return nkeys;
+}
+
+/*
+ * Note that a block is done.  Returns false where it was somebody else's to do:
+ * the keys are being added under another version by now, say.
+ */
+static bool
+coverage_note_block(SharedDatabase *entry, BlockNumber block, int nrows,
+					bool fill_cache, uint64 microseconds)
+{
+	bool		ours;
+
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	ours = same_version(&entry->version, &version) && entry->next == block;
+	if (ours)
+	{
+		entry->next = block + 1;
+		entry->fill_cache = fill_cache;
+		entry->pid = MyProcPid;
+		entry->nrows += nrows;
+		entry->microseconds += microseconds;
+	}
+	LWLockRelease(&shared->lock);
+	return ours;
+}
+
+/*
+ * Note that all is done, for there is no such block any more, unless that was
+ * somebody else's to do.
+ */
+static void
+coverage_note_end(SharedDatabase *entry, BlockNumber block)
+{
+	SharedDatabase done;
+	bool		ours;
+
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	ours = same_version(&entry->version, &version) && entry->next == block;
+	if (ours)
+		entry->next = entry->nblocks;
+	done = *entry;
+	LWLockRelease(&shared->lock);
+	if (ours)
+		ereport(LOG,
+				(errmsg("optout added the keys of " UINT64_FORMAT " rows to the shared filter in %.1f ms",
+						done.nrows, done.microseconds / 1000.0),
+				 errhidestmt(true), errhidecontext(true)));
+}
+
+/*
+ * Go on adding keys, until all are added or it is time to stop.
+ */
+static void
+coverage_add_slice(Relation rel, uint64 begun)
+{
+	SharedDatabase *entry = make_database();
+	BufferAccessStrategy strategy;
+	Snapshot	snapshot = NULL;
+	uint64		xmin = 0;
+	BlockNumber block;
+	BlockNumber nblocks;
+	bool		fill_cache;
+	uint64		now = begun;
+
+	no_room = entry == NULL;
+	if (no_room)
+	{
+		coverage_say_no_room();
+		return;
+	}
+
+	/* the table may have been truncated, but not while we have it open */
+	block = coverage_begin_load(entry, rel);
+	nblocks = Min(entry->nblocks, RelationGetNumberOfBlocks(rel));
+	fill_cache = entry->fill_cache && !IsInParallelMode();
+	if (fill_cache)
+	{
+		snapshot = RegisterSnapshot(GetLatestSnapshot());
+		xmin = cache_xmin(snapshot->xmin);
+	}
+	strategy = GetAccessStrategy(BAS_BULKREAD);
+	while (block < nblocks && now - begun < SLICE)
+	{
+		int			nrows = coverage_add_block(rel, block, strategy, snapshot, xmin, &fill_cache);
+		uint64		before = now;
+
+		now = shared_clock();
+		if (!coverage_note_block(entry, block, nrows, fill_cache, now - before))
+			break;
+		/* whoever adds the last ones says so */
+		if (++block < nblocks)
+			CHECK_FOR_INTERRUPTS();
+	}
+	FreeAccessStrategy(strategy);
+	if (snapshot != NULL)
+		UnregisterSnapshot(snapshot);
+	if (block >= nblocks)
+		coverage_note_end(entry, block);
 }
 
 /*
  * See that this database's keys are added, unless somebody else is doing so, or
- * there is no room to remember it.
+ * it is not our turn.
  */
 static void
 load(void)
 {
 	LOCKTAG		tag;
-	TriggerVersion loading = version;
-	SharedDatabase *entry;
-	bool		loaded;
+	Relation	rel;
+	uint64		begun = shared_clock();
+
+	if (begun < load_not_before)
+		return;
+	if (is_loaded())
+	{
+		version_loaded = true;
+		return;
+	}
 
 	/* an error releases this lock */
 	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, TriggerRelationId, version.trigger, 0);
 	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
-		return;
-
-	loaded = is_loaded();
-	if (!loaded && (entry = make_database()) != NULL)
 	{
-		instr_time	start;
-		instr_time	duration;
-		uint64		nrows;
-
-		INSTR_TIME_SET_CURRENT(start);
-		cache_invalidate_all();
-		nrows = add_all();
-		INSTR_TIME_SET_CURRENT(duration);
-		INSTR_TIME_SUBTRACT(duration, start);
-
-		set_loaded(entry, &loading);
-		loaded = true;
-		ereport(LOG,
-				(errmsg("optout added the keys of " UINT64_FORMAT " rows to the shared filter in %.1f ms",
-						nrows, INSTR_TIME_GET_MILLISEC(duration))));
+		load_not_before = begun + BUSY_DELAY;
+		return;
 	}
-	LockRelease(&tag, ExclusiveLock, false);
+	rel = state_open("opt_out_period", AccessShareLock);
 
-	/* not version itself, which an invalidation may have outdated meanwhile */
-	if (loaded && same_version(&loading, &version))
-		version_loaded = true;
+	/* opening it has told us of what others have done to it, if anything */
+	if (version_valid && !CheckRelationLockedByMe(rel, ShareRowExclusiveLock, true))
+	{
+		if (!is_loaded())
+			coverage_add_slice(rel, begun);
+		if (no_room)
+			load_not_before = begun + NO_ROOM_DELAY;
+		else
+		{
+			uint64		now = shared_clock();
+
+			load_not_before = now + (now - begun);
+			version_loaded = is_loaded();
+		}
+	}
+	table_close(rel, NoLock);
+	LockRelease(&tag, ExclusiveLock, false);
 }
 
 /*
@@ -372,18 +670,63 @@ coverage_check(void)
 	if (!version_enabled)
 		return COVERAGE_UNKNOWN;
 
-	if (!version_loaded)
+	if (coverage_command != GetCurrentCommandId(false))
 	{
-		if (!shared_attach_to_read())
-			return COVERAGE_PARTIAL;
-		if (is_loaded())
-			version_loaded = true;
-		else
-			load();
+		coverage_is_full = false;
+		sees_pending_rows = coverage_sees_pending_rows();
+		coverage_command = GetCurrentCommandId(false);
 	}
+	if (sees_pending_rows)
+		return COVERAGE_UNKNOWN;
+
+	if (!version_loaded && shared_attach_to_read())
+		load();
 	/* an invalidation may have come meanwhile */
 	coverage_is_full = complete() && complete_is_valid && version_valid && version_loaded;
 	return coverage_is_full ? COVERAGE_FULL : COVERAGE_PARTIAL;
+}
+
+/*
+ * What optout.status shows as shared_filter.
+ */
+const char *
+coverage_state(void)
+{
+	Coverage	covered;
+
+	/* find out, be it our turn or not */
+	load_not_before = 0;
+	covered = coverage();
+	if (!complete())
+		return "incomplete";
+	if (!filter_enabled)
+		return "off";
+	if (shared_blocks[0] == NULL)
+		return "absent";
+	if (covered == COVERAGE_FULL)
+		return "ready";
+	if (covered == COVERAGE_UNKNOWN)
+		return "not used";
+	return no_room ? "no room" : "loading";
+}
+
+/*
+ * How far the adding of this database's keys has come; false if it has not begun
+ * or is done.
+ */
+bool
+coverage_loading(SharedDatabase *load)
+{
+	SharedDatabase *entry;
+
+	if (shared_blocks[0] == NULL)
+		return false;
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	entry = find_database();
+	if (entry != NULL)
+		*load = *entry;
+	LWLockRelease(&shared->lock);
+	return entry != NULL && !coverage_is_complete(load);
 }
 
 /*

@@ -5,7 +5,10 @@
 #ifndef OPTOUT_COVERAGE_H
 #define OPTOUT_COVERAGE_H
 
+#include "access/xact.h"
 #include "utils/inval.h"
+
+#include "shared.h"
 
 typedef enum Coverage
 {
@@ -19,14 +22,17 @@ typedef enum Coverage
 extern bool filter_enabled;
 
 /*
- * Nothing has happened since coverage_check() said COVERAGE_FULL, and the list is
- * complete (complete.c).
+ * Nothing has happened since coverage_check() said COVERAGE_FULL, the list is
+ * complete (complete.c), and this is the command that it said so for.
  */
 extern bool coverage_is_full;
+extern CommandId coverage_command;
 
 extern void coverage_define_settings(void);
 extern void coverage_install_hooks(void);
 extern Coverage coverage_check(void);
+extern const char *coverage_state(void);
+extern bool coverage_loading(SharedDatabase *load);
 
 /*
  * How far filter, cache and memo can be trusted now.  To be asked before each
@@ -36,7 +42,9 @@ static inline Coverage
 coverage(void)
 {
 	AcceptInvalidationMessages();
-	return likely(coverage_is_full && filter_enabled) ? COVERAGE_FULL : coverage_check();
+	return likely(coverage_is_full && filter_enabled &&
+				  coverage_command == GetCurrentCommandId(false)) ?
+		COVERAGE_FULL : coverage_check();
 }
 
 #endif							/* OPTOUT_COVERAGE_H */

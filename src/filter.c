@@ -24,6 +24,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
@@ -215,7 +217,8 @@ filter_statistics(FilterStatistics *stats)
 
 	/*
 	 * A key that was not added hits where all eight words of its block have
-	 * its bit set.
+	 * its bit set.  An estimate is not worth more than four digits, and so
+	 * they are never shown as a power of ten.
 	 */
 	level = pg_atomic_read_u32(&shared->level);
 	for (uint64 block = 0; block < shared->nblocks[level]; block++)
@@ -227,6 +230,6 @@ filter_statistics(FilterStatistics *stats)
 			hit *= pg_popcount64(pg_atomic_read_u64(&shared_blocks[level][block * BLOCK_WORDS + word])) / 64.0;
 		sum += hit;
 	}
-	stats->false_positive_rate = sum / shared->nblocks[level];
+	stats->false_positive_rate = rint(sum / shared->nblocks[level] * 1e4) / 1e4;
 	return true;
 }

@@ -1,7 +1,7 @@
 /*
  * guard.c
- *		The guard of an event table: optout.guard(), optout.unguard(), and the
- *		trigger that discards events of opted-out users.
+ *		The guard of an event table: optout.guard(), optout.unguard(),
+ *		optout.repair(), and the trigger that discards events of opted-out users.
  *
  * The trigger is
  *
@@ -23,6 +23,9 @@
  * there, which cannot tell it from an event that arrives.  So a stored event of
  * a user who is opted out by now is discarded when it is moved.
  *
+ * Whatever fires the function of the guard is a guard, under whichever name:
+ * the view optout.guarded, unguard() and repair() go by the function.
+ *
  * COPY FROM writes many rows at a time only into tables without any BEFORE ROW
  * trigger, even a disabled one, and only its WHERE could drop rows there
  * instead.  To add the filter to the WHERE behind the writer's back and hide the
@@ -32,10 +35,13 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/relation.h"
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
@@ -43,16 +49,17 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "parser/parse_func.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
 #include "accepts.h"
 #include "compat.h"
+#include "fkey.h"
 #include "ident.h"
 #include "state.h"
 
@@ -60,6 +67,7 @@
 
 PG_FUNCTION_INFO_V1(optout_guard);
 PG_FUNCTION_INFO_V1(optout_unguard);
+PG_FUNCTION_INFO_V1(optout_repair);
 PG_FUNCTION_INFO_V1(optout_discard_opted_out);
 
 /* what a column can be to the guard; the trigger's arguments name these */
@@ -82,22 +90,30 @@ typedef struct GuardColumns
 	Oid			type[GUARD_ROLES];	/* base type */
 } GuardColumns;
 
-/* a trigger of the guard's name */
-typedef struct GuardTrigger
+/* the guards of a relation */
+typedef struct Guards
 {
-	Oid			function;		/* InvalidOid where there is none */
-	bool		is_clone;		/* of a partitioned table's */
-} GuardTrigger;
+	List	   *own;			/* names of its own */
+	List	   *off;			/* names of those that do not fire always */
+	bool		inherited;		/* a partitioned table's guard is among them */
+} Guards;
 
-static Relation open_own_table(FunctionCallInfo fcinfo);
+static Relation open_own_table(FunctionCallInfo fcinfo, bool may_be_foreign);
 static Oid	discard_function(void);
-static GuardTrigger find_guard(Relation rel);
+static Guards guard_find(Relation rel, Oid function);
+static Oid	guard_namesake(Relation rel);
+static bool guard_has_any(Oid relid, Oid function);
 static void check_column(Relation rel, GuardRole role, const char *colname);
 static void warn_of_gaps(Relation rel);
-static void run(const char *command);
+static void guard_warn_of_children(Relation rel);
+static bool guard_other_organizations(void);
+static char *guard_relation_name(Relation rel);
+static uint64 run(const char *command, int nargs, Oid *argtypes, Datum *values);
+static int64 guard_enable(Oid relid, Oid function);
+static List *guard_relations_off(Oid function);
 static GuardColumns *get_columns(FunctionCallInfo fcinfo);
-static bool same_columns(const GuardColumns *columns,
-						 TupleTableSlot *a, TupleTableSlot *b);
+static int	guard_changes(const GuardColumns *columns, TupleTableSlot *a, TupleTableSlot *b,
+						  AttrNumber *changed);
 static bool accepts_row(const GuardColumns *columns, TupleTableSlot *slot);
 
 /*
@@ -105,7 +121,7 @@ static bool accepts_row(const GuardColumns *columns, TupleTableSlot *slot);
  * the effective caller owns, with the lock that CREATE TRIGGER takes.
  */
 static Relation
-open_own_table(FunctionCallInfo fcinfo)
+open_own_table(FunctionCallInfo fcinfo, bool may_be_foreign)
 {
 	Oid			relid;
 	Relation	rel;
@@ -130,7 +146,8 @@ open_own_table(FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation with OID %u does not exist", relid)));
 	if (rel->rd_rel->relkind != RELKIND_RELATION &&
-		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE &&
+		!(may_be_foreign && rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a table", RelationGetRelationName(rel))));
@@ -140,30 +157,77 @@ open_own_table(FunctionCallInfo fcinfo)
 static Oid
 discard_function(void)
 {
-	return LookupFuncName(list_make2(makeString("optout"),
-									 makeString("discard_opted_out")),
-						  0, NULL, false);
+	Oid			function = state_function("discard_opted_out");
+
+	if (!OidIsValid(function))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("function %s does not exist", "optout.discard_opted_out()")));
+	return function;
 }
 
 /*
- * The relation's trigger of the guard's name.  Copied, for what the relation
- * cache has of it can be gone after any look-up in a catalog.
+ * The relation's triggers of the function.  Copied, for what the relation cache
+ * has of them can be gone after any look-up in a catalog.
  */
-static GuardTrigger
-find_guard(Relation rel)
+static Guards
+guard_find(Relation rel, Oid function)
 {
-	GuardTrigger result = {InvalidOid, false};
+	Guards		result = {NIL};
+	TriggerDesc *trigdesc = rel->trigdesc;
+
+	for (int i = 0; trigdesc != NULL && i < trigdesc->numtriggers; i++)
+	{
+		Trigger    *trigger = &trigdesc->triggers[i];
+
+		if (trigger->tgfoid != function)
+			continue;
+		if (trigger->tgisclone)
+			result.inherited = true;
+		else
+			result.own = lappend(result.own, pstrdup(trigger->tgname));
+		if (trigger->tgenabled != TRIGGER_FIRES_ALWAYS)
+			result.off = lappend(result.off, pstrdup(trigger->tgname));
+	}
+	return result;
+}
+
+/*
+ * The function of the relation's trigger that has the name which guard() gives.
+ */
+static Oid
+guard_namesake(Relation rel)
+{
 	TriggerDesc *trigdesc = rel->trigdesc;
 
 	for (int i = 0; trigdesc != NULL && i < trigdesc->numtriggers; i++)
 	{
 		if (strcmp(trigdesc->triggers[i].tgname, GUARD_TRIGGER) == 0)
-		{
-			result.function = trigdesc->triggers[i].tgfoid;
-			result.is_clone = trigdesc->triggers[i].tgisclone;
-		}
+			return trigdesc->triggers[i].tgfoid;
 	}
-	return result;
+	return InvalidOid;
+}
+
+/*
+ * Whether a relation that we have not opened has a trigger of the function.
+ */
+static bool
+guard_has_any(Oid relid, Oid function)
+{
+	Relation	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	ScanKeyInit(&key, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(pg_trigger, TriggerRelidNameIndexId, true, NULL, 1, &key);
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+		found = ((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid == function;
+	systable_endscan(scan);
+	table_close(pg_trigger, AccessShareLock);
+	return found;
 }
 
 /*
@@ -219,13 +283,18 @@ check_column(Relation rel, GuardRole role, const char *colname)
 static void
 warn_of_gaps(Relation rel)
 {
-	TriggerDesc *trigdesc = rel->trigdesc;
+	Oid			discard = discard_function();
 	Oid			owner = rel->rd_rel->relowner;
+	bool		has_children = rel->rd_rel->relkind == RELKIND_RELATION &&
+		find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL;
+	TriggerDesc *trigdesc = rel->trigdesc;
 
 	for (int i = 0; trigdesc != NULL && i < trigdesc->numtriggers; i++)
 	{
 		Trigger    *trigger = &trigdesc->triggers[i];
 
+		if (trigger->tgfoid == discard)
+			continue;
 		if (TRIGGER_FOR_BEFORE(trigger->tgtype) &&
 			TRIGGER_FOR_ROW(trigger->tgtype) &&
 			(TRIGGER_FOR_INSERT(trigger->tgtype) || TRIGGER_FOR_UPDATE(trigger->tgtype)) &&
@@ -236,10 +305,22 @@ warn_of_gaps(Relation rel)
 					 errdetail("What it writes into the guarded columns is not checked."),
 					 errhint("If it does so, give it a name that sorts before \"%s\".",
 							 GUARD_TRIGGER)));
+		if (has_children &&
+			TRIGGER_FOR_BEFORE(trigger->tgtype) &&
+			TRIGGER_FOR_ROW(trigger->tgtype) &&
+			TRIGGER_FOR_INSERT(trigger->tgtype) &&
+			strcmp(trigger->tgname, GUARD_TRIGGER) < 0)
+			ereport(WARNING,
+					(errmsg("trigger \"%s\" of relation \"%s\" fires before the guard",
+							trigger->tgname, RelationGetRelationName(rel)),
+					 errdetail("Rows that it stores in another table instead do not reach the guard."),
+					 errhint("If it does so, guard that table, too.")));
 	}
+	if (has_children)
+		guard_warn_of_children(rel);
 
 	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE &&
-		object_aclcheck(ProcedureRelationId, discard_function(), owner,
+		object_aclcheck(ProcedureRelationId, discard, owner,
 						ACL_EXECUTE) != ACLCHECK_OK)
 	{
 		const char *owner_name = GetUserNameFromId(owner, false);
@@ -253,18 +334,81 @@ warn_of_gaps(Relation rel)
 }
 
 /*
- * Run a utility command as the caller.
+ * Warn of inheritance children that have no guard: rows stored in them do not
+ * reach the parent's.
  */
 static void
-run(const char *command)
+guard_warn_of_children(Relation rel)
 {
+	Oid			function = discard_function();
+	List	   *children = find_all_inheritors(RelationGetRelid(rel), NoLock, NULL);
+	char	   *first = NULL;
+	int			count = 0;
+	ListCell   *cell;
+
+	foreach(cell, children)
+	{
+		Oid			child = lfirst_oid(cell);
+
+		if (child == RelationGetRelid(rel) || guard_has_any(child, function))
+			continue;
+		if (first == NULL)
+			first = get_rel_name(child);
+		if (first != NULL)
+			count++;
+	}
+	if (count > 0)
+		ereport(WARNING,
+				(errmsg("inheritance children of relation \"%s\" are not guarded",
+						RelationGetRelationName(rel)),
+				 errdetail_plural("There is %d: \"%s\".",
+								  "There are %d, among them \"%s\".",
+								  count, count, first),
+				 errhint("Call optout.guard() for each.")));
+}
+
+/*
+ * Whether the directory holds other organizations than the one that the setting
+ * names, as far as the caller may know.
+ */
+static bool
+guard_other_organizations(void)
+{
+	Oid			argtypes[1] = {TEXTOID};
+	Datum		values[1];
+
+	values[0] = PointerGetDatum(organization_setting_text);
+	return run("SELECT WHERE pg_catalog.has_table_privilege('optout.user_list', 'SELECT')",
+			   0, NULL, NULL) > 0 &&
+		run("SELECT WHERE EXISTS (SELECT FROM optout.user_list WHERE organization < $1)"
+			" OR EXISTS (SELECT FROM optout.user_list WHERE organization > $1)",
+			1, argtypes, values) > 0;
+}
+
+static char *
+guard_relation_name(Relation rel)
+{
+	return quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+									  RelationGetRelationName(rel));
+}
+
+/*
+ * Run a utility command or a query as the effective user.  Returns how many rows
+ * the query gave.
+ */
+static uint64
+run(const char *command, int nargs, Oid *argtypes, Datum *values)
+{
+	uint64		count;
 	int			rc;
 
 	SPI_connect();
-	rc = SPI_execute(command, false, 0);
-	if (rc != SPI_OK_UTILITY)
-		elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(rc));
+	rc = SPI_execute_with_args(command, nargs, argtypes, values, NULL, false, 0);
+	if (rc != SPI_OK_UTILITY && rc != SPI_OK_SELECT)
+		elog(ERROR, "SPI_execute_with_args failed: %s", SPI_result_code_string(rc));
+	count = SPI_processed;
 	SPI_finish();
+	return count;
 }
 
 /*
@@ -273,8 +417,8 @@ run(const char *command)
 Datum
 optout_guard(PG_FUNCTION_ARGS)
 {
-	Relation	rel = open_own_table(fcinfo);
-	GuardTrigger existing = find_guard(rel);
+	Relation	rel = open_own_table(fcinfo, false);
+	Oid			namesake = guard_namesake(rel);
 	StringInfoData columns;
 	StringInfoData roles;
 	char	   *relname;
@@ -285,13 +429,13 @@ optout_guard(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("cannot guard \"%s\", a table of the extension itself",
 						RelationGetRelationName(rel))));
-	if (OidIsValid(existing.function) && existing.function != discard_function())
+	if (OidIsValid(namesake) && namesake != discard_function())
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("trigger \"%s\" of relation \"%s\" is not a guard",
 						GUARD_TRIGGER, RelationGetRelationName(rel)),
 				 errhint("Rename or drop it.")));
-	if (existing.is_clone)
+	if (guard_find(rel, discard_function()).inherited)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("partition \"%s\" is guarded through its partitioned table",
@@ -318,17 +462,23 @@ optout_guard(PG_FUNCTION_ARGS)
 						 role_names[role]);
 	}
 	warn_of_gaps(rel);
+	if (PG_ARGISNULL(GUARD_ORGANIZATION + 1) && guard_other_organizations())
+		ereport(NOTICE,
+				(errmsg("guard of relation \"%s\" goes by the setting optout.organization of whoever writes",
+						RelationGetRelationName(rel)),
+				 errdetail("It names \"%s\" here, and the directory holds other organizations.",
+						   ident_for_message(organization_setting_text)),
+				 errhint("If the events are of several organizations, name the column that says which. If they are another's, set optout.organization for all who write.")));
 
 	/* close it, for ALTER TABLE wants no other user of it; the lock remains */
-	relname = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-										 RelationGetRelationName(rel));
+	relname = guard_relation_name(rel);
 	relation_close(rel, NoLock);
 
 	run(psprintf("CREATE OR REPLACE TRIGGER " GUARD_TRIGGER
 				 " BEFORE INSERT OR UPDATE OF %s ON %s FOR EACH ROW"
 				 " EXECUTE FUNCTION optout.discard_opted_out(%s)",
-				 columns.data, relname, roles.data));
-	run(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " GUARD_TRIGGER, relname));
+				 columns.data, relname, roles.data), 0, NULL, NULL);
+	run(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " GUARD_TRIGGER, relname), 0, NULL, NULL);
 	PG_RETURN_VOID();
 }
 
@@ -338,22 +488,125 @@ optout_guard(PG_FUNCTION_ARGS)
 Datum
 optout_unguard(PG_FUNCTION_ARGS)
 {
-	Relation	rel = open_own_table(fcinfo);
-	GuardTrigger existing = find_guard(rel);
+	Relation	rel = open_own_table(fcinfo, true);
+	Guards		guards = guard_find(rel, discard_function());
 	char	   *relname;
+	ListCell   *cell;
 
-	if (existing.function != discard_function())
+	if (guards.own == NIL && guards.inherited)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("partition \"%s\" is guarded through its partitioned table",
+						RelationGetRelationName(rel)),
+				 errhint("Call optout.unguard() for the partitioned table.")));
+	if (guards.own == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("relation \"%s\" is not guarded",
 						RelationGetRelationName(rel))));
 
-	relname = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-										 RelationGetRelationName(rel));
+	relname = guard_relation_name(rel);
 	relation_close(rel, NoLock);
 
-	run(psprintf("DROP TRIGGER " GUARD_TRIGGER " ON %s", relname));
+	foreach(cell, guards.own)
+		run(psprintf("DROP TRIGGER %s ON %s", quote_identifier(lfirst(cell)), relname), 0, NULL, NULL);
 	PG_RETURN_VOID();
+}
+
+/*
+ * optout.repair()
+ *
+ * The state table comes first: while its trigger does not fire, ingest waits
+ * for nobody, but whoever holds the lock of an event table and waits for that of
+ * the state table can deadlock with those who ingest.
+ */
+Datum
+optout_repair(PG_FUNCTION_ARGS)
+{
+	Oid			discard = discard_function();
+	Oid			filter = state_function("add_to_filter");
+	Relation	state;
+	Oid			state_relid;
+	int64		count = 0;
+	ListCell   *cell;
+
+	if (!has_privs_of_role(GetUserId(), state_owner()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be superuser or owner of extension \"%s\" to repair guards",
+						"optout")));
+	state_prevent_if_read_only(fcinfo);
+
+	state = state_open("opt_out_period", AccessShareLock);
+	state_relid = guard_find(state, filter).off != NIL ? RelationGetRelid(state) : InvalidOid;
+	table_close(state, AccessShareLock);
+
+	if (OidIsValid(state_relid))
+		count += guard_enable(state_relid, filter);
+	foreach(cell, guard_relations_off(discard))
+		count += guard_enable(lfirst_oid(cell), discard);
+	PG_RETURN_INT64(count);
+}
+
+/*
+ * The relations on which triggers of the function do not fire always, in the
+ * order of their OIDs.
+ */
+static List *
+guard_relations_off(Oid function)
+{
+	Relation	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
+	List	   *result = NIL;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	scan = systable_beginscan(pg_trigger, InvalidOid, false, NULL, 0, NULL);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
+
+		if (trigger->tgfoid == function && trigger->tgenabled != TRIGGER_FIRES_ALWAYS)
+			result = lappend_oid(result, trigger->tgrelid);
+	}
+	systable_endscan(scan);
+	table_close(pg_trigger, AccessShareLock);
+
+	list_sort(result, list_oid_cmp);
+	list_deduplicate_oid(result);
+	return result;
+}
+
+/*
+ * Let the relation's triggers of the function fire always; returns how many did
+ * not.  As its owner, who need not be the extension's.
+ */
+static int64
+guard_enable(Oid relid, Oid function)
+{
+	Relation	rel = try_relation_open(relid, ShareRowExclusiveLock);
+	List	   *off;
+	char	   *relname;
+	Oid			owner;
+	Oid			save_userid;
+	int			save_sec_context;
+	ListCell   *cell;
+
+	if (rel == NULL)
+		return 0;
+	/* another session's temporary table cannot be altered */
+	off = RELATION_IS_OTHER_TEMP(rel) ? NIL : guard_find(rel, function).off;
+	relname = guard_relation_name(rel);
+	owner = rel->rd_rel->relowner;
+	relation_close(rel, NoLock);
+
+	GetUserIdAndSecContext(&save_userid, &save_sec_context);
+	SetUserIdAndSecContext(owner, save_sec_context |
+						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	foreach(cell, off)
+		run(psprintf("ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %s",
+					 relname, quote_identifier(lfirst(cell))), 0, NULL, NULL);
+	SetUserIdAndSecContext(save_userid, save_sec_context);
+	return list_length(off);
 }
 
 /*
@@ -403,11 +656,15 @@ get_columns(FunctionCallInfo fcinfo)
 }
 
 /*
- * Whether two versions of a row are the same as far as the guard can see.
+ * Which of the guard's columns differ between two versions of a row, and how
+ * many.
  */
-static bool
-same_columns(const GuardColumns *columns, TupleTableSlot *a, TupleTableSlot *b)
+static int
+guard_changes(const GuardColumns *columns, TupleTableSlot *a, TupleTableSlot *b,
+			  AttrNumber *changed)
 {
+	int			nchanged = 0;
+
 	for (int role = 0; role < GUARD_ROLES; role++)
 	{
 		AttrNumber	attnum = columns->attnum[role];
@@ -424,9 +681,9 @@ same_columns(const GuardColumns *columns, TupleTableSlot *a, TupleTableSlot *b)
 		y = slot_getattr(b, attnum, &ynull);
 		if (xnull != ynull ||
 			(!xnull && !datum_image_eq(x, y, att->attbyval, att->attlen)))
-			return false;
+			changed[nchanged++] = attnum;
 	}
-	return true;
+	return nchanged;
 }
 
 /*
@@ -471,6 +728,8 @@ optout_discard_opted_out(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
 	GuardColumns *columns;
+	AttrNumber	changed[GUARD_ROLES];
+	int			nchanged;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
 		!TRIGGER_FIRED_BEFORE(trigdata->tg_event) ||
@@ -489,13 +748,15 @@ optout_discard_opted_out(PG_FUNCTION_ARGS)
 							   trigdata->tg_trigtuple : NULL);
 
 	/*
-	 * An update passes unless it re-attributes the event.  So does one that a
-	 * foreign key's ON UPDATE action makes: it is not an event that arrives,
-	 * and to skip it would leave a row that violates the foreign key.  (The
-	 * server runs only these actions in such a context.)
+	 * An update passes unless it re-attributes the event.  So does the change
+	 * that a foreign key's action makes: it is not an event that arrives, and
+	 * to skip it would leave a row that violates the key.
 	 */
-	if (InNoForceRLSOperation() ||
-		same_columns(columns, trigdata->tg_trigslot, trigdata->tg_newslot) ||
+	nchanged = guard_changes(columns, trigdata->tg_trigslot, trigdata->tg_newslot, changed);
+	if (nchanged == 0 ||
+		(InNoForceRLSOperation() &&
+		 fkey_action_changes(trigdata->tg_relation, trigdata->tg_trigslot,
+							 trigdata->tg_newslot, changed, nchanged)) ||
 		accepts_row(columns, trigdata->tg_newslot))
 		return PointerGetDatum(trigdata->tg_newtuple);
 	return PointerGetDatum(NULL);

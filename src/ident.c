@@ -10,6 +10,8 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -19,6 +21,9 @@
 
 #include "compat.h"
 #include "ident.h"
+
+/* the text form of a uuid */
+#define UUID_TEXT_LEN 36
 
 /* bytes of an identifier that an error message shows at most */
 #define IDENT_SHOWN_LEN 64
@@ -32,6 +37,7 @@ static bool check_organization(char **newval, void **extra, GucSource source);
 static void assign_organization(const char *newval, void *extra);
 static text *check_ident(const char *what, text *ident);
 static int	compare_user_ids(const Datum *a, const Datum *b);
+static bool ident_parse_uuid(text *ident, char *canonical);
 
 /* takes a while for millions of users */
 #define ST_SORT sort_user_ids
@@ -128,6 +134,18 @@ check_ident(const char *what, text *ident)
 				 errdetail("It has %d bytes, the limit is %d.",
 						   (int) VARSIZE_ANY_EXHDR(ident), IDENT_MAX_LEN)));
 	return ident;
+}
+
+/*
+ * Whether it can be an organization's name.
+ */
+bool
+organization_is_valid(text *organization)
+{
+	int			len = VARSIZE_ANY_EXHDR(organization);
+
+	return len > 0 && len <= IDENT_MAX_LEN &&
+		!(len == 1 && *VARDATA_ANY(organization) == EVERY_ORGANIZATION[0]);
 }
 
 /*
@@ -252,6 +270,77 @@ user_ids_to_array(const UserIds *users)
 {
 	return construct_array(users->ids, users->count, TEXTOID, -1, false,
 						   TYPALIGN_INT);
+}
+
+/*
+ * Warn if ids look like a uuid but are not the text form of one.  A column of
+ * type uuid gives the filter the text form only, so no event from there would
+ * ever be theirs.  The server's log is not to learn of ids.
+ */
+void
+user_ids_warn_of_uuids(const UserIds *users)
+{
+	char		first[UUID_TEXT_LEN + 1];
+	char		canonical[UUID_TEXT_LEN + 1];
+	text	   *example = NULL;
+	int			count = 0;
+
+	for (int i = 0; i < users->count; i++)
+	{
+		text	   *ident = DatumGetTextPP(users->ids[i]);
+
+		CHECK_FOR_INTERRUPTS();
+		if (!ident_parse_uuid(ident, canonical))
+			continue;
+		if (count++ == 0)
+		{
+			example = ident;
+			strcpy(first, canonical);
+		}
+	}
+	if (count > 0)
+		ereport(WARNING_CLIENT_ONLY,
+				(errmsg("user id \"%s\" looks like a uuid, but is not the text form of one",
+						ident_for_message(example)),
+				 count > 1 ? errdetail("There are %d such user ids.", count) : 0,
+				 errhint("If events hold it in a column of type uuid, the id is \"%s\".", first)));
+}
+
+/*
+ * Whether this is a uuid as the type uuid reads it, but not as it writes it: in
+ * capitals, in braces, or with its hyphens elsewhere.  If so, also how it writes
+ * it.
+ */
+static bool
+ident_parse_uuid(text *ident, char *canonical)
+{
+	const char *bytes = VARDATA_ANY(ident);
+	int			len = VARSIZE_ANY_EXHDR(ident);
+	const char *end = bytes + len;
+	const char *p = bytes;
+	int			written = 0;
+
+	/* from 32 digits to those, a hyphen after every four, and braces */
+	if (len < 32 || len > 41)
+		return false;
+	if (*p == '{')
+	{
+		if (*--end != '}')
+			return false;
+		p++;
+	}
+	for (int digits = 0; digits < 32; digits++)
+	{
+		if (digits == 8 || digits == 12 || digits == 16 || digits == 20)
+			canonical[written++] = '-';
+		if (digits > 0 && digits % 4 == 0 && p < end && *p == '-')
+			p++;
+		if (p == end || !isxdigit((unsigned char) *p))
+			return false;
+		canonical[written++] = pg_ascii_tolower((unsigned char) *p++);
+	}
+	canonical[written] = '\0';
+	return p == end && (len != UUID_TEXT_LEN || memcmp(bytes, canonical, len) != 0);
 }
 
 /*

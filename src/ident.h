@@ -28,6 +28,7 @@ extern void ident_define_settings(void);
 
 extern text *organization_setting_text;
 
+extern bool organization_is_valid(text *organization);
 extern text *organization_check(text *organization);
 extern text *organization_or_every(text *organization);
 extern UserIds user_ids_from_text(text *user_id);
@@ -48,5 +49,6 @@ extern bool ident_type_supported(Oid type);
 extern text *ident_from_datum(Oid type, Datum value);
 
 extern char *ident_for_message(text *ident);
+extern void user_ids_warn_of_uuids(const UserIds *users);
 
 #endif							/* OPTOUT_IDENT_H */

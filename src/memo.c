@@ -47,6 +47,9 @@
 /* memory an entry takes in the hash table, on average, and its share of empty slots */
 #define ENTRY_SIZE (2 * sizeof(Periods))
 
+/* bytes of a list of ended periods */
+#define CLOSED_SIZE(periods) ((periods)->closed != NULL ? GetMemoryChunkSpace((periods)->closed) : 0)
+
 /* what a look-up in the table costs, in rows of reading all of it */
 #define LOOKUP_COST 64
 
@@ -61,13 +64,15 @@ static uint64 generation = 1;
 static uint64 memo_generation = 0;
 
 static bool memo_complete;		/* every user of the table has an entry */
+static uint64 memo_xmin;		/* of the snapshot it was read under, as a
+								 * full transaction id */
+static Size memo_closed;		/* bytes that lists of ended periods take */
 static uint64 memo_lookups;		/* how many look-ups in the table it has cost */
 
 static void empty(double nentries);
 static bool too_large(double nentries);
-static void share_all(TransactionId xmin);
 static void insert(const PeriodRow *rows, int nrows);
-static void read_all(double nrows, bool share);
+static void read_all(double nrows);
 
 /*
  * The state table has changed: no entry is to be used any more.  Called from
@@ -93,6 +98,7 @@ empty(double nentries)
 	MemoryContextReset(memo_context);
 	memo = memo_create(memo_context, (uint32) nentries, NULL);
 	memo_complete = false;
+	memo_closed = 0;
 	memo_lookups = 0;
 	memo_generation = generation;
 }
@@ -100,7 +106,7 @@ empty(double nentries)
 static bool
 too_large(double nentries)
 {
-	return nentries * ENTRY_SIZE > (double) get_hash_memory_limit();
+	return nentries * ENTRY_SIZE + memo_closed > (double) get_hash_memory_limit();
 }
 
 /*
@@ -113,6 +119,7 @@ insert(const PeriodRow *rows, int nrows)
 	{
 		bool		found;
 		Periods    *entry = memo_insert(memo, rows[i].user, &found);
+		Size		before;
 
 		if (!found)
 		{
@@ -120,29 +127,17 @@ insert(const PeriodRow *rows, int nrows)
 			entry->nclosed = 0;
 			entry->open = false;
 		}
+		before = CLOSED_SIZE(entry);
 		periods_add(entry, &rows[i], memo_context);
+		memo_closed += CLOSED_SIZE(entry) - before;
 	}
-}
-
-/*
- * Let others know of what was read under a snapshot with this xmin.
- */
-static void
-share_all(TransactionId xmin)
-{
-	memo_iterator iterator;
-	Periods    *entry;
-
-	memo_start_iterate(memo, &iterator);
-	while ((entry = memo_iterate(memo, &iterator)) != NULL)
-		cache_store(&entry->user, entry->open, xmin);
 }
 
 /*
  * Make an entry for every user of the table, which has about so many rows.
  */
 static void
-read_all(double nrows, bool share)
+read_all(double nrows)
 {
 	Relation	rel = state_open("opt_out_period", AccessShareLock);
 	uint64		before = generation;
@@ -170,8 +165,7 @@ read_all(double nrows, bool share)
 		}
 	}
 	insert(batch, nbatch);
-	if (share)
-		share_all(snapshot->xmin);
+	memo_xmin = cache_xmin(snapshot->xmin);
 	table_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	table_close(rel, NoLock);
@@ -189,7 +183,7 @@ read_all(double nrows, bool share)
 /*
  * Whether the user is opted out now or was at the given time (if not NULL).
  * The caller has just asked coverage(), and it was not COVERAGE_UNKNOWN;
- * what is found in the table is shared with others if it was COVERAGE_FULL.
+ * with "share", others are told of what is found, as the cache does not know it.
  */
 bool
 memo_covers(const UserKey *key, text *organization, text *user_id,
@@ -208,6 +202,9 @@ memo_covers(const UserKey *key, text *organization, text *user_id,
 	if (entry != NULL || memo_complete)
 	{
 		filter_lookups[LOOKUP_MEMO]++;
+		/* only who is asked for: all of a large table would displace them */
+		if (share && memo_complete)
+			cache_store(key, entry != NULL && entry->open, memo_xmin);
 		return entry != NULL && periods_include(entry, occurred_at);
 	}
 
@@ -219,7 +216,7 @@ memo_covers(const UserKey *key, text *organization, text *user_id,
 
 	xmin = periods_read(&periods, organization, user_id, memo_context);
 	if (share)
-		cache_store(key, periods.open, xmin);
+		cache_store(key, periods.open, cache_xmin(xmin));
 	/* now, for what follows may free the memory it is in */
 	covered = periods_include(&periods, occurred_at);
 
@@ -236,6 +233,7 @@ memo_covers(const UserKey *key, text *organization, text *user_id,
 	entry->closed = periods.closed;
 	entry->nclosed = periods.nclosed;
 	entry->open = periods.open;
+	memo_closed += CLOSED_SIZE(entry);
 	memo_generation = generation;
 
 	/* an estimate costs something, too */
@@ -244,7 +242,7 @@ memo_covers(const UserKey *key, text *organization, text *user_id,
 		double		nrows = periods_estimate();
 
 		if (memo_lookups * LOOKUP_COST > nrows && !too_large(nrows))
-			read_all(nrows, share);
+			read_all(nrows);
 	}
 	return covered;
 }

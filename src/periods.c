@@ -64,6 +64,15 @@ periods_key(Relation rel, HeapTuple tuple)
 }
 
 /*
+ * Whether a row's period has not ended.
+ */
+bool
+periods_is_open(Relation rel, HeapTuple tuple)
+{
+	return heap_attisnull(tuple, Anum_period_opted_in_at, RelationGetDescr(rel));
+}
+
+/*
  * What a row says.
  */
 PeriodRow
@@ -138,7 +147,7 @@ periods_read(Periods *periods, text *organization, text *user_id, MemoryContext 
 	memset(periods, 0, sizeof(Periods));
 	state_key(&keys[0], Anum_period_user_id, user_id);
 	state_key(&keys[1], Anum_period_organization, organization);
-	state_beginscan(&scan, rel, state_index("opt_out_period_pkey"), 2, keys);
+	state_beginscan(&scan, rel, state_index(rel, "opt_out_period_pkey"), 2, keys);
 	while (HeapTupleIsValid(tuple = state_getnext(&scan)))
 	{
 		PeriodRow	row = periods_row(rel, tuple);

@@ -38,6 +38,7 @@ typedef struct Periods
 } Periods;
 
 extern UserKey periods_key(Relation rel, HeapTuple tuple);
+extern bool periods_is_open(Relation rel, HeapTuple tuple);
 extern PeriodRow periods_row(Relation rel, HeapTuple tuple);
 extern void periods_add(Periods *periods, const PeriodRow *row, MemoryContext context);
 extern bool periods_include(const Periods *periods, const TimestampTz *occurred_at);

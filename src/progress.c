@@ -15,6 +15,9 @@
  * Commands may run within each other, as triggers call functions.  Each belongs
  * to the subtransaction it began in, whose abort gives its entry back, be it by
  * an error, a cancellation or the end of the session.
+ *
+ * The adding of keys is no such command: sessions go on with it in turns, and
+ * how far they have come is kept with the database (coverage.c).
  */
 #include "postgres.h"
 
@@ -72,7 +75,6 @@ typedef struct Wording
 } Wording;
 
 static const Wording commands[] = {
-	[PROGRESS_ADD_KEYS] = {"add keys", "adding keys"},
 	[PROGRESS_ENROLL] = {"enroll", "enrolling"},
 	[PROGRESS_OPT_OUT] = {"opt out", "opting out"},
 	[PROGRESS_OPT_IN] = {"opt in", "opting in"},
@@ -81,7 +83,6 @@ static const Wording commands[] = {
 
 /* in the log: so many of so many ... */
 static const Wording phases[] = {
-	[PROGRESS_READING] = {"reading the table", "blocks read"},
 	[PROGRESS_LOCKING_USERS] = {"locking users", "users locked"},
 	[PROGRESS_LOCKING_PERIODS] = {"locking periods", "users' periods locked"},
 	[PROGRESS_LOCKING_OPEN_PERIODS] = {"locking open periods", "users' open periods locked"},
@@ -101,6 +102,8 @@ static void release_entry(SharedProgress *entry);
 static void end_innermost(void);
 static void log_progress(Running *running);
 static bool read_entry(SharedProgress *entry, ProgressRow *row);
+static void progress_put_row(ReturnSetInfo *result, int pid, const char *command, const char *phase,
+							 uint64 done, uint64 total);
 static void end_transaction(XactEvent event, void *arg);
 static void end_subtransaction(SubXactEvent event, SubTransactionId subid,
 							   SubTransactionId parent, void *arg);
@@ -348,6 +351,21 @@ read_entry(SharedProgress *entry, ProgressRow *row)
 	return row->pid != 0 && row->command != PROGRESS_NONE && row->database == MyDatabaseId;
 }
 
+static void
+progress_put_row(ReturnSetInfo *result, int pid, const char *command, const char *phase,
+				 uint64 done, uint64 total)
+{
+	Datum		values[5];
+	bool		nulls[5] = {false};
+
+	values[0] = Int32GetDatum(pid);
+	values[1] = CStringGetTextDatum(command);
+	values[2] = CStringGetTextDatum(phase);
+	values[3] = Int64GetDatum((int64) done);
+	values[4] = Int64GetDatum((int64) total);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
 /*
  * optout.command_progress(), behind the view optout.progress
  */
@@ -355,23 +373,19 @@ Datum
 optout_command_progress(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	SharedDatabase load;
 
 	InitMaterializedSRF(fcinfo, 0);
 	shared_attach_to_report();
+	if (coverage_loading(&load))
+		progress_put_row(result, load.pid, "add keys", "reading the table", load.next, load.nblocks);
 	for (int i = 0; shared != NULL && i < MAX_COMMANDS; i++)
 	{
 		ProgressRow row;
-		Datum		values[5];
-		bool		nulls[5] = {false};
 
-		if (!read_entry(&shared->commands[i], &row))
-			continue;
-		values[0] = Int32GetDatum(row.pid);
-		values[1] = CStringGetTextDatum(commands[row.command].name);
-		values[2] = CStringGetTextDatum(phases[row.phase].name);
-		values[3] = Int64GetDatum((int64) row.done);
-		values[4] = Int64GetDatum((int64) row.total);
-		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+		if (read_entry(&shared->commands[i], &row))
+			progress_put_row(result, row.pid, commands[row.command].name, phases[row.phase].name,
+							 row.done, row.total);
 	}
 	return (Datum) 0;
 }
@@ -383,20 +397,9 @@ optout_command_progress(PG_FUNCTION_ARGS)
 Datum
 optout_load_progress(PG_FUNCTION_ARGS)
 {
-	/*
-	 * as filter_statistics(), it takes the adding up itself if nobody else
-	 * has
-	 */
-	if (coverage() == COVERAGE_PARTIAL)
-	{
-		for (int i = 0; shared != NULL && i < MAX_COMMANDS; i++)
-		{
-			ProgressRow row;
+	SharedDatabase load;
 
-			if (read_entry(&shared->commands[i], &row) &&
-				row.command == PROGRESS_ADD_KEYS && row.total > 0)
-				PG_RETURN_FLOAT8((double) row.done / row.total);
-		}
-	}
-	PG_RETURN_NULL();
+	if (!coverage_loading(&load))
+		PG_RETURN_NULL();
+	PG_RETURN_FLOAT8((double) load.next / load.nblocks);
 }

@@ -8,6 +8,9 @@
  * takes none itself, so nobody ever waits for it.  Who asks later sees all
  * opt-outs that were committed before the call.
  *
+ * So the opt-outs must have been committed, and the caller must not be one of
+ * those who have asked: it cannot wait for itself.
+ *
  * The lock's mode conflicts with nothing that administration or queries do.
  * It tells those who ingest from those who merely read the table, and it is one
  * that backends take without going through the shared lock table.
@@ -15,15 +18,23 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "access/twophase.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "fmgr.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "storage/latch.h"
 #include "storage/lmgr.h"
+#include "storage/procarray.h"
 #include "tcop/utility.h"
+#include "utils/builtins.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
 
+#include "compat.h"
 #include "settle.h"
 #include "state.h"
 
@@ -31,9 +42,17 @@
 #define ASKING_LOCK RowShareLock
 #define SETTLING_LOCK ExclusiveLock
 
+/* with a timeout, how often to look whether a transaction has ended, in ms */
+#define SETTLE_INTERVAL 20
+
 PG_FUNCTION_INFO_V1(optout_settle);
 
 LocalTransactionId settle_registered = InvalidLocalTransactionId;
+
+static void settle_check_transaction(void);
+static VirtualTransactionId *settle_whom(void);
+static void settle_wait(VirtualTransactionId *vxids, Interval *timeout);
+static void settle_time_out(VirtualTransactionId *vxids, Interval *timeout);
 
 void
 settle_register_now(void)
@@ -48,20 +67,122 @@ settle_register_now(void)
 }
 
 /*
- * optout.settle()
+ * optout.settle(timeout)
  */
 Datum
 optout_settle(PG_FUNCTION_ARGS)
 {
-	Relation	rel;
-	LOCKTAG		tag;
+	/* before 1.2 there was no timeout */
+	bool		limited = PG_NARGS() > 0 && !PG_ARGISNULL(0);
 
 	/* on a standby nobody can have stored anything */
 	PreventCommandDuringRecovery("optout.settle()");
 
-	rel = state_open("opt_out_period", AccessShareLock);
+	settle_check_transaction();
+	settle_wait(settle_whom(), limited ? PG_GETARG_INTERVAL_P(0) : NULL);
+	PG_RETURN_VOID();
+}
+
+/*
+ * Raise an error where waiting for others would settle nothing, and a warning
+ * where the transaction would not see what has been stored until then.
+ */
+static void
+settle_check_transaction(void)
+{
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("optout.settle() cannot run in a transaction that has written"),
+				 errdetail("Opt-outs of this transaction are not in force before it is committed."),
+				 errhint("Commit first.")));
+	if (settle_registered == MyLocalTransactionId)
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("optout.settle() cannot run in a transaction that has asked the filter"),
+				 errdetail("It would have to wait for itself."),
+				 errhint("Commit first.")));
+	if (IsolationUsesXactSnapshot())
+		ereport(WARNING,
+				(errmsg("this transaction does not see events that are stored while optout.settle() waits"),
+				 errdetail("Its isolation level is %s.",
+						   XactIsoLevel == XACT_SERIALIZABLE ? "SERIALIZABLE" : "REPEATABLE READ"),
+				 errhint("Delete them in another transaction.")));
+}
+
+/*
+ * The transactions that have asked, ending with an invalid one.
+ */
+static VirtualTransactionId *
+settle_whom(void)
+{
+	Relation	rel = state_open("opt_out_period", AccessShareLock);
+	LOCKTAG		tag;
+
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, RelationGetRelid(rel));
 	table_close(rel, AccessShareLock);
-	WaitForLockers(tag, SETTLING_LOCK, false);
-	PG_RETURN_VOID();
+	return GetLockConflicts(&tag, SETTLING_LOCK, NULL);
+}
+
+/*
+ * Wait until these transactions have ended, or the time is over.
+ */
+static void
+settle_wait(VirtualTransactionId *vxids, Interval *timeout)
+{
+	TimestampTz deadline = 0;
+
+	if (timeout != NULL)
+		deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+														   TimestampTzGetDatum(GetCurrentTimestamp()),
+														   IntervalPGetDatum(timeout)));
+
+	for (; VirtualTransactionIdIsValid(*vxids); vxids++)
+	{
+		/* without a timeout it waits for the lock that each transaction holds */
+		while (!VirtualXactLock(*vxids, timeout == NULL))
+		{
+			long		rest = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+
+			if (rest <= 0)
+				settle_time_out(vxids, timeout);
+			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+							 Min(rest, SETTLE_INTERVAL), PG_WAIT_EXTENSION);
+			ResetLatch(MyLatch);
+			CHECK_FOR_INTERRUPTS();
+		}
+	}
+}
+
+/*
+ * Raise the error that names those of these transactions that have not ended.
+ */
+static void
+settle_time_out(VirtualTransactionId *vxids, Interval *timeout)
+{
+	StringInfoData running;
+
+	initStringInfo(&running);
+	for (; VirtualTransactionIdIsValid(*vxids); vxids++)
+	{
+		TransactionId prepared;
+		bool		more;
+		PGPROC	   *proc;
+
+		if (VirtualXactLock(*vxids, false))
+			continue;
+		prepared = VirtualTransactionIdIsRecoveredPreparedXact(*vxids) ?
+			vxids->localTransactionId : TwoPhaseGetXidByVirtualXID(*vxids, &more);
+		proc = ProcNumberGetProc(VXID_PROC_NUMBER(*vxids));
+		if (TransactionIdIsValid(prepared))
+			appendStringInfo(&running, "%sprepared transaction %u", running.len > 0 ? ", " : "", prepared);
+		else if (proc != NULL)
+			appendStringInfo(&running, "%sprocess %d", running.len > 0 ? ", " : "", proc->pid);
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("transactions that have asked the filter have not ended within %s",
+					DatumGetCString(DirectFunctionCall1(interval_out, IntervalPGetDatum(timeout)))),
+			 errdetail("Still running: %s.", running.data),
+			 errhint("See pg_stat_activity and pg_prepared_xacts.")));
 }

@@ -8,7 +8,7 @@
  * struct Shared (small), then the memory of filter and cache, "blocks" (large).
  *
  * A reader that cannot have it, for lack of memory say, must not fail: it goes
- * by the table.  A writer must not miss blocks that others trust.  So it
+ * by the table, and tries again after a while.  A writer must not miss blocks that others trust.  So it
  * attaches to the first part, which it makes if need be, and there learns
  * whether there are blocks; if it cannot, it raises an error and writes nothing.
  * If there are none yet, its row is in the table already, and whoever makes
@@ -42,9 +42,20 @@ static int	filter_memory = 16384;	/* kB */
 
 static bool preloaded = false;
 
-/* whether this session has tried to attach for reading, and for reporting */
-static bool tried = false;
-static bool tried_to_report = false;
+/* a session that could not attach tries again after so many microseconds, and
+ * after twice as many each time */
+#define FIRST_DELAY UINT64CONST(1000000)
+#define LONGEST_DELAY UINT64CONST(64000000)
+
+typedef struct Attempts
+{
+	uint64		not_before;		/* by shared_clock() */
+	uint64		delay;
+} Attempts;
+
+/* to attach for reading, and for reporting */
+static Attempts to_read = {0, FIRST_DELAY};
+static Attempts to_report = {0, FIRST_DELAY};
 
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
@@ -62,7 +73,7 @@ static bool on_demand(void);
 static void attach(void);
 static void attach_blocks(void);
 static void create_blocks(void);
-static void try_attach(bool to_blocks);
+static void try_attach(Attempts *attempts, bool to_blocks);
 
 /*
  * Define the settings this file owns.
@@ -238,7 +249,8 @@ attach(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("another release of optout is in use on this server"),
-				 errhint("Restart the server.")));
+				 errhint("Restart the server."),
+				 errhidestmt(true), errhidecontext(true)));
 	/* keys have been made with another secret until now */
 	memo_invalidate();
 	shared = segment;
@@ -259,7 +271,8 @@ attach_blocks(void)
 	if (segment == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not map dynamic shared memory segment")));
+				 errmsg("could not map dynamic shared memory segment"),
+				 errhidestmt(true), errhidecontext(true)));
 	dsm_pin_mapping(segment);
 	set_blocks(dsm_segment_address(segment));
 }
@@ -285,14 +298,20 @@ create_blocks(void)
 }
 
 /*
- * Attach to the first part or to both, making them if need be.  If that fails,
- * say so in the server's log.
+ * Attach to the first part or to both, making them if need be, unless this has
+ * failed a moment ago.  The first time that it fails, say so in the server's
+ * log.  Whoever is cancelled or terminated meanwhile is.
  */
 static void
-try_attach(bool to_blocks)
+try_attach(Attempts *attempts, bool to_blocks)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
+
+	/* in parallel mode there can be no subtransaction to catch an error with */
+	if (!on_demand() || filter_memory == 0 || IsInParallelMode() ||
+		shared_clock() < attempts->not_before)
+		return;
 
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
@@ -313,13 +332,21 @@ try_attach(bool to_blocks)
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
-		if (to_blocks)
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+			ReThrowError(error);
+
+		/* the statement may name a user */
+		if (attempts->delay == FIRST_DELAY)
 			ereport(LOG,
-					(errmsg("optout goes by its table, for there can be no shared filter: %s",
-							error->message)));
-		else
-			ereport(LOG,
-					(errmsg("optout does not show progress: %s", error->message)));
+					(to_blocks ?
+					 errmsg("optout goes by its table, for there can be no shared filter: %s",
+							error->message) :
+					 errmsg("optout does not show progress: %s", error->message),
+					 errhidestmt(true), errhidecontext(true)));
+		attempts->not_before = shared_clock() + attempts->delay;
+		attempts->delay = Min(attempts->delay * 2, LONGEST_DELAY);
 		FreeErrorData(error);
 	}
 	PG_END_TRY();
@@ -328,19 +355,13 @@ try_attach(bool to_blocks)
 }
 
 /*
- * Whether there are blocks that this backend can read.  Makes them if need be;
- * tries only once a session.
+ * Whether there are blocks that this backend can read.  Makes them if need be.
  */
 bool
 shared_attach_to_read(void)
 {
-	if (shared_blocks[0] != NULL)
-		return true;
-	/* in parallel mode there can be no subtransaction to catch an error with */
-	if (!on_demand() || tried || filter_memory == 0 || IsInParallelMode())
-		return false;
-	tried = true;
-	try_attach(true);
+	if (shared_blocks[0] == NULL)
+		try_attach(&to_read, true);
 	return shared_blocks[0] != NULL;
 }
 
@@ -350,11 +371,8 @@ shared_attach_to_read(void)
 void
 shared_attach_to_report(void)
 {
-	if (shared != NULL || !on_demand() || tried_to_report || filter_memory == 0 ||
-		IsInParallelMode())
-		return;
-	tried_to_report = true;
-	try_attach(false);
+	if (shared == NULL)
+		try_attach(&to_report, false);
 }
 
 /*

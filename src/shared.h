@@ -8,6 +8,8 @@
 #define OPTOUT_SHARED_H
 
 #include "port/atomics.h"
+#include "portability/instr_time.h"
+#include "storage/block.h"
 #include "storage/dsm.h"
 #include "storage/itemptr.h"
 #include "storage/lwlock.h"
@@ -17,7 +19,7 @@
  * change of either: the library may be replaced while the server runs, and then
  * backends with the old and the new one meet in memory made on demand.
  */
-#define LAYOUT 3
+#define LAYOUT 4
 
 #define LEVELS 3
 #define LEVEL_FACTOR 8
@@ -60,10 +62,17 @@ typedef struct TriggerVersion
 	ItemPointerData ctid;
 } TriggerVersion;
 
+/* how far the adding of a database's keys has come */
 typedef struct SharedDatabase
 {
 	Oid			database;
-	TriggerVersion version;		/* the keys were added under this one */
+	TriggerVersion version;		/* they are added, or have been, under this */
+	BlockNumber nblocks;		/* of the table when that began */
+	BlockNumber next;			/* the blocks before are done */
+	bool		fill_cache;		/* there is room in the cache */
+	int			pid;			/* who has gone on with it last */
+	uint64		nrows;			/* how many have been read */
+	uint64		microseconds;	/* how long that took */
 } SharedDatabase;
 
 /* how far a command has come */
@@ -98,6 +107,7 @@ typedef struct Shared
 	uint64		nbuckets;		/* a power of two */
 	pg_atomic_uint64 writers[CACHE_GROUPS];
 
+	bool		said_no_room;	/* for another database */
 	int			ndatabases;
 	SharedDatabase databases[MAX_DATABASES];
 
@@ -117,5 +127,17 @@ extern bool shared_attach_to_read(void);
 extern bool shared_attach_to_write(void);
 extern void shared_attach_to_report(void);
 extern Size shared_memory(void);
+
+/*
+ * Microseconds since some moment; not the time of day, so it never goes back.
+ */
+static inline uint64
+shared_clock(void)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	return INSTR_TIME_GET_MICROSEC(now);
+}
 
 #endif							/* OPTOUT_SHARED_H */

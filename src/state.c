@@ -24,9 +24,14 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
@@ -35,6 +40,7 @@
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "compat.h"
 #include "progress.h"
@@ -44,6 +50,7 @@
 #define Anum_organization 1
 #define Anum_user_id 2
 
+static Oid	state_namespace(bool missing_ok);
 static Oid	state_relid(const char *relname);
 static Snapshot latest_snapshot(void);
 static uint64 lock_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys);
@@ -84,10 +91,38 @@ state_owner(void)
 	return owner;
 }
 
+/*
+ * The extension's schema.  Somebody who renames it leaves its name to others,
+ * whose tables must not be taken for the extension's.  So make sure that a schema
+ * of this name is the extension's, once for each that is met.
+ */
+static Oid
+state_namespace(bool missing_ok)
+{
+	static Oid	verified = InvalidOid;
+	Oid			nspid = get_namespace_oid("optout", missing_ok);
+
+	if (nspid != verified && OidIsValid(nspid))
+	{
+		Oid			extension = get_extension_oid("optout", true);
+
+		if (OidIsValid(extension) &&
+			getExtensionOfObject(NamespaceRelationId, nspid) == extension)
+			verified = nspid;
+		else if (missing_ok)
+			return InvalidOid;
+		else
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_SCHEMA),
+					 errmsg("schema \"%s\" is not that of the extension", "optout")));
+	}
+	return nspid;
+}
+
 static Oid
 state_relid(const char *relname)
 {
-	Oid			nspid = get_namespace_oid("optout", false);
+	Oid			nspid = state_namespace(false);
 	Oid			relid = get_relname_relid(relname, nspid);
 
 	if (!OidIsValid(relid))
@@ -117,7 +152,7 @@ state_open(const char *table, LOCKMODE lockmode)
 Relation
 state_try_open(const char *table, LOCKMODE lockmode)
 {
-	Oid			nspid = get_namespace_oid("optout", true);
+	Oid			nspid = state_namespace(true);
 	Oid			relid = OidIsValid(nspid) ? get_relname_relid(table, nspid) : InvalidOid;
 
 	return OidIsValid(relid) ? try_table_open(relid, lockmode) : NULL;
@@ -130,17 +165,41 @@ bool
 state_is(Relation rel, const char *table)
 {
 	return strcmp(RelationGetRelationName(rel), table) == 0 &&
-		RelationGetNamespace(rel) == get_namespace_oid("optout", true);
+		RelationGetNamespace(rel) == state_namespace(true);
 }
 
 /*
- * One of the extension's indexes.  The table must be open, or the index could
- * be dropped meanwhile.
+ * One of the table's indexes.  The table is open, so the index stays.
  */
 Oid
-state_index(const char *index)
+state_index(Relation rel, const char *index)
 {
-	return state_relid(index);
+	Oid			indexid = state_relid(index);
+
+	/* the schema may have been renamed since, and another have the name */
+	if (IndexGetRelation(indexid, true) != RelationGetRelid(rel))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("\"%s\" is not an index of relation \"%s\"",
+						index, RelationGetRelationName(rel))));
+	return indexid;
+}
+
+/*
+ * One of the extension's functions without arguments; InvalidOid where there is
+ * none.  LookupFuncName() would ask for the caller's USAGE on the schema, and
+ * whoever writes to a guarded table needs none.
+ */
+Oid
+state_function(const char *function)
+{
+	Oid			nspid = state_namespace(true);
+
+	return !OidIsValid(nspid) ? InvalidOid :
+		GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
+						CStringGetDatum(function),
+						PointerGetDatum(buildoidvector(NULL, 0)),
+						ObjectIdGetDatum(nspid));
 }
 
 /*
@@ -331,7 +390,7 @@ state_lock_users(const char *table, const char *index, bool user_id_first,
 				 uint64 *nrows)
 {
 	Relation	rel = state_open(table, RowExclusiveLock);
-	Oid			indexid = state_index(index);
+	Oid			indexid = state_index(rel, index);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	Snapshot	snapshot = NULL;
 	ItemPointer tids = NULL;

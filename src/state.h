@@ -25,7 +25,8 @@ extern Oid	state_owner(void);
 extern Relation state_open(const char *table, LOCKMODE lockmode);
 extern Relation state_try_open(const char *table, LOCKMODE lockmode);
 extern bool state_is(Relation rel, const char *table);
-extern Oid	state_index(const char *index);
+extern Oid	state_index(Relation rel, const char *index);
+extern Oid	state_function(const char *function);
 
 extern void state_key(ScanKey key, AttrNumber attnum, text *value);
 extern void state_beginscan(StateScan *scan, Relation rel, Oid index,

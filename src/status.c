@@ -15,7 +15,6 @@
 #include "utils/snapmgr.h"
 
 #include "compat.h"
-#include "complete.h"
 #include "coverage.h"
 #include "filter.h"
 #include "periods.h"
@@ -33,25 +32,11 @@ optout_filter_statistics(PG_FUNCTION_ARGS)
 	TupleDesc	tupdesc;
 	Datum		values[8];
 	bool		nulls[8] = {false};
-	Coverage	covered = coverage();
 	FilterStatistics stats;
-	const char *shared_filter;
+	const char *shared_filter = coverage_state();
 
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-
-	if (!complete())
-		shared_filter = "incomplete";
-	else if (!filter_enabled)
-		shared_filter = "off";
-	else if (shared_blocks[0] == NULL)
-		shared_filter = "absent";
-	else if (covered == COVERAGE_FULL)
-		shared_filter = "ready";
-	else if (covered == COVERAGE_PARTIAL)
-		shared_filter = "loading";
-	else
-		shared_filter = "not used";
 
 	values[0] = CStringGetTextDatum(shared_filter);
 	if (filter_statistics(&stats))

@@ -7,21 +7,32 @@
  * the column's most common values and about the bounds of its histogram, which
  * are a sample of the others.  Without statistics, the share of the directory's
  * users who have ever been opted out has to do.
+ *
+ * EXPLAIN shows the estimate, even of parts of a plan for which the executor never
+ * checks EXECUTE, such as sub-plans that are pruned when it starts.  So the planner
+ * checks what the executor would: whether the current user, who in a view is its
+ * reader, may execute the function.  Who may not gets the estimate of a function
+ * without planner support.
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_statistic.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
+#include "miscadmin.h"
+#include "nodes/pathnodes.h"
 #include "nodes/supportnodes.h"
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
+#include "utils/acl.h"
 #include "utils/lsyscache.h"
 #include "utils/selfuncs.h"
 
 #include "accepts.h"
+#include "compat.h"
 #include "filter.h"
 #include "ident.h"
 #include "periods.h"
@@ -74,6 +85,12 @@ support(Node *request, bool accepts)
 		/* what a join lets through says nothing of one column */
 		if (req->is_join)
 			return NULL;
+		/* a cached plan must not show one role's estimate to another */
+		if (req->root != NULL)
+			req->root->glob->dependsOnRole = true;
+		if (object_aclcheck(ProcedureRelationId, req->funcid, GetUserId(),
+							ACL_EXECUTE) != ACLCHECK_OK)
+			return NULL;
 		discarded = discarded_share(req);
 		CLAMP_PROBABILITY(discarded);
 		req->selectivity = accepts ? 1 - discarded : discarded;
@@ -81,6 +98,7 @@ support(Node *request, bool accepts)
 	}
 	if (IsA(request, SupportRequestCost))
 	{
+		/* the same for everybody: it only says whether there is a filter */
 		SupportRequestCost *req = (SupportRequestCost *) request;
 		int			cost = shared_blocks[0] != NULL ? COST_WITH_FILTER : COST_WITHOUT_FILTER;
 
@@ -98,11 +116,11 @@ discarded_share(SupportRequestSelectivity *request)
 {
 	VariableStatData vardata;
 	Node	   *organization_arg;
-	text	   *organization = NULL;
+	text	   *organization = organization_setting_text;
 	Oid			type;
 	double		share = -1;
 
-	/* the organisation, if it is known already */
+	/* the organization, if it is known already and can be one */
 	organization_arg = list_length(request->args) < 2 ? NULL :
 		estimate_expression_value(request->root, lsecond(request->args));
 	if (organization_arg != NULL)
@@ -111,12 +129,16 @@ discarded_share(SupportRequestSelectivity *request)
 			return discarded_share_of_users();
 		if (!((Const *) organization_arg)->constisnull)
 			organization = DatumGetTextPP(((Const *) organization_arg)->constvalue);
+		/* an error only if the function is called */
+		if (!organization_is_valid(organization))
+			return discarded_share_of_users();
 	}
-	organization = organization_resolve(organization);
 
 	examine_variable(request->root, linitial(request->args), request->varRelid, &vardata);
 	type = getBaseType(vardata.atttype);
-	if (HeapTupleIsValid(vardata.statsTuple) && ident_type_supported(type))
+	/* the values of rows that the user may not see are not asked about */
+	if (HeapTupleIsValid(vardata.statsTuple) && ident_type_supported(type) &&
+		statistic_proc_security_check(&vardata, request->funcid))
 	{
 		Form_pg_statistic stats = (Form_pg_statistic) GETSTRUCT(vardata.statsTuple);
 		AttStatsSlot slot;

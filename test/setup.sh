@@ -157,7 +157,7 @@ make_workspace() {
 	chmod 755 "$work"
 	mkdir "$work/src"
 	# copied, so that no run leaves anything in the source tree
-	tar -C "$top" --exclude=./.git --exclude=./.cache --exclude='*.o' --exclude='*.bc' --exclude='*.so' \
+	tar -C "$top" --exclude=./.git --exclude=./.cache --exclude=./.built-for --exclude='*.o' --exclude='*.bc' --exclude='*.so' \
 		--exclude=./results --exclude=./tmp_check --exclude=./output_iso -cf - . | tar -C "$work/src" -xf -
 	if [ "$(id -u)" = 0 ]; then
 		user=postgres

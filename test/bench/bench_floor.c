@@ -1,41 +1,99 @@
 /*
  * bench_floor.c
- *		The floor that test/bench/run measures against: what calling any function
- *		for a row costs, and what having any BEFORE ROW trigger costs.
+ *		What the benchmark measures against, and its clock.
  *
- * Built by the benchmark, never installed.
+ * Built by test/bench/run, never installed.
  */
 #include "postgres.h"
 
+#include <time.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include "commands/trigger.h"
+#include "common/pg_prng.h"
 #include "fmgr.h"
 
 PG_MODULE_MAGIC;
 
-PG_FUNCTION_INFO_V1(bench_accept_all);
+PG_FUNCTION_INFO_V1(bench_cpu);
+PG_FUNCTION_INFO_V1(bench_no_op);
+PG_FUNCTION_INFO_V1(bench_floor);
+PG_FUNCTION_INFO_V1(bench_floor_memory);
 PG_FUNCTION_INFO_V1(bench_keep_row);
 
+/* a filter's worth of memory; a power of two */
+static uint64 *floor_words = NULL;
+static uint64 floor_nwords = 0;
+
 /*
- * accept_all(text, text, timestamptz): true, whatever the arguments are
+ * cpu(): nanoseconds of CPU time that this backend has taken.  What other
+ * processes take meanwhile does not count, as it would in elapsed time.
  */
 Datum
-bench_accept_all(PG_FUNCTION_ARGS)
+bench_cpu(PG_FUNCTION_ARGS)
+{
+	struct timespec now;
+
+	if (clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now) != 0)
+		elog(ERROR, "could not read the CPU time: %m");
+	PG_RETURN_INT64(now.tv_sec * INT64CONST(1000000000) + now.tv_nsec);
+}
+
+/*
+ * no_op(user_id, organization, occurred_at): true, whatever the arguments are.
+ * What calling any function for a row costs.
+ */
+Datum
+bench_no_op(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(true);
 }
 
 /*
- * keep_row(): a BEFORE INSERT trigger that returns its row
+ * floor_memory(bytes): how much memory floor() reads from
+ */
+Datum
+bench_floor_memory(PG_FUNCTION_ARGS)
+{
+	pg_prng_state state;
+
+	pg_prng_seed(&state, 1);
+	for (floor_nwords = 1; floor_nwords * sizeof(uint64) < (uint64) PG_GETARG_INT64(0);)
+		floor_nwords *= 2;
+	floor_words = realloc(floor_words, floor_nwords * sizeof(uint64));
+	if (floor_words == NULL)
+		elog(ERROR, "out of memory");
+	/* all even, so that floor() is always true */
+	for (uint64 i = 0; i < floor_nwords; i++)
+		floor_words[i] = pg_prng_uint64(&state) & ~UINT64CONST(1);
+	PG_RETURN_VOID();
+}
+
+/*
+ * floor(user_id): true.  The least that a filter in memory can do: hash the id,
+ * read one word at random, and branch on what is there.
+ */
+Datum
+bench_floor(PG_FUNCTION_ARGS)
+{
+	text	   *user_id = PG_GETARG_TEXT_PP(0);
+	uint64		hash = XXH3_64bits(VARDATA_ANY(user_id), VARSIZE_ANY_EXHDR(user_id));
+
+	if (unlikely(floor_words[hash & (floor_nwords - 1)] & 1))
+		PG_RETURN_BOOL(false);
+	PG_RETURN_BOOL(true);
+}
+
+/*
+ * keep_row(): a BEFORE INSERT trigger that returns its row.  What having any
+ * trigger costs.
  */
 Datum
 bench_keep_row(PG_FUNCTION_ARGS)
 {
-	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-
-	if (!CALLED_AS_TRIGGER(fcinfo) ||
-		!TRIGGER_FIRED_BEFORE(trigdata->tg_event) ||
-		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) ||
-		!TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
-		elog(ERROR, "keep_row() must be fired before a row is inserted");
-	return PointerGetDatum(trigdata->tg_trigtuple);
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		elog(ERROR, "keep_row() must be fired as a trigger");
+	PG_RETURN_POINTER(((TriggerData *) fcinfo->context)->tg_trigtuple);
 }

@@ -156,6 +156,9 @@ CREATE EXTENSION optout;
 ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM PUBLIC;
 SELECT count(*) FILTER (WHERE has_function_privilege('regress_nobody', p.oid, 'EXECUTE')) AS executable FROM pg_proc p
  WHERE p.pronamespace = 'optout'::regnamespace;
+SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'optout'::regnamespace AND p.prosecdef
+   AND (has_function_privilege('regress_nobody', p.oid, 'EXECUTE') OR
+		('search_path=pg_catalog, pg_temp' = ANY (p.proconfig)) IS NOT TRUE);
 SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'optout'::regnamespace AND c.relkind = 'r'
    AND has_any_column_privilege('regress_nobody', c.oid, 'SELECT, INSERT, UPDATE, REFERENCES');
 

@@ -55,7 +55,8 @@ SELECT c.oid::regclass AS relation, p.privilege
    AND has_table_privilege('regress_nobody', c.oid, p.privilege) ORDER BY 1, 2;
 SELECT p.oid::regprocedure FROM pg_proc p
  WHERE p.pronamespace = 'optout'::regnamespace
-   AND has_function_privilege('regress_nobody', p.oid, 'EXECUTE') ORDER BY p.proname;
+   AND has_function_privilege('regress_nobody', p.oid, 'EXECUTE')
+ ORDER BY p.oid::regprocedure::text COLLATE "C";
 SELECT has_schema_privilege('regress_nobody', 'optout', 'CREATE') AS create_in_schema;
 
 -- Whatever a site's default privileges give, PUBLIC gets no more.
@@ -74,7 +75,7 @@ SELECT has_schema_privilege('regress_nobody', 'optout', 'CREATE') AS create_in_s
 -- Elevated functions pin their search_path.
 SELECT p.oid::regprocedure FROM pg_proc p
  WHERE p.pronamespace = 'optout'::regnamespace
-   AND p.proname !~ '^(accepts|is_opted_out|discard_opted_out|add_to_filter|verify|filter_statistics|load_progress|command_progress|committed_lsn)'
+   AND p.proname !~ '^(accepts|is_opted_out|discard_opted_out|add_to_filter|verify|filter_statistics|load_progress|command_progress)'
    AND p.proconfig IS DISTINCT FROM '{"search_path=pg_catalog, pg_temp"}';
 
 DROP ROLE regress_nobody;

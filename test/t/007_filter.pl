@@ -50,6 +50,7 @@ $node->safe_psql('postgres', q{
 	SELECT optout.opt_out('a')});
 connect_old();
 check('a', 'one opted out');
+is($node->safe_psql('postgres', 'SELECT false_positive_rate FROM optout.status'), '0', 'as good as no false positives');
 
 # the filter really answers, and so does the memo
 my $lookups = 'SELECT lookups_filter, lookups_cache + lookups_memo, lookups_table FROM optout.status';

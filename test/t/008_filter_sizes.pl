@@ -49,6 +49,7 @@ for my $upto (10, 100, 1000, 10000, 30000)
 }
 ok($rates[0] < 0.001 && $rates[2] < 0.01, "few false positives while there is room (@rates)");
 ok($rates[4] > 0.1, 'the filter is overfull in the end');
+like("@rates", qr/^(0(\.\d{1,4})? ?){5}$/, 'rates have four digits');
 is($node->safe_psql('postgres', wrong_of(40000)), '40000 asked, 0 wrong', 'overfull filter');
 
 #

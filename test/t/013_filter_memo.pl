@@ -240,6 +240,19 @@ for my $work_mem ('64kB', '256kB', '64MB')
 	$session->quit;
 }
 
+# Lists of ended periods count as well.
+$node->safe_psql('postgres', q{
+	TRUNCATE optout.opt_out_period;
+	INSERT INTO optout.opt_out_period
+	SELECT 'default', 'user ' || n, t, t + interval '12 hours', 'x', 'x'
+	  FROM generate_series(1, 500) n, generate_series(1, 200) p,
+	       LATERAL (SELECT timestamptz '1900-01-01' + p * interval '1 day' AS t) AS s});
+$old = OptoutTest::Session->new($node);
+$old->query(q{SET work_mem = '64kB'; SET hash_mem_multiplier = 1});
+is($old->query(q{SELECT count(*) FROM generate_series(1, 500) n WHERE NOT optout.accepts('user ' || n, NULL, '1900-01-02')}), '500', 'many periods');
+cmp_ok($old->query($memo_size), '<', 256 * 1024, 'many periods: memory is bounded');
+$old->quit;
+
 # The look-up that has the whole table read is answered like any other.  These
 # users are never opted out at the same time, and are asked for in another order
 # than the table has them.

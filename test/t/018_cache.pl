@@ -34,7 +34,8 @@ $node->safe_psql('postgres', q{CREATE EXTENSION optout;
 	SELECT optout.enroll(array_agg('u' || n)) FROM generate_series(1, 40) n;
 	SELECT optout.opt_out('{u1,u2,u3}'::text[])});
 
-is(ask('u1,u2,u3,kept'), 'u1 u2 u3: 0 cache, 3 table', 'first asked');
+# whoever asks first adds the keys, and fills the cache with those who are out
+is(ask('u1,u2,u3,kept'), 'u1 u2 u3: 3 cache, 0 table', 'first asked');
 is(ask('u1,u2,u3,kept'), 'u1 u2 u3: 3 cache, 0 table', 'asked again, by somebody else');
 
 # opted in and out by others
@@ -144,6 +145,29 @@ my $out = join ' ', sort map { "u$_" } 1 .. 20;
 $node->safe_psql('postgres', q{SELECT optout.opt_out(array_agg('u' || n)) FROM generate_series(1, 40) n;
 	SELECT optout.opt_in(array_agg('u' || n)) FROM generate_series(21, 40) n});
 like(ask(join(',', @users)), qr/^$out: /, 'too small a cache') for 1 .. 3;
+
+# A session that reads the whole of a large table leaves others' entries alone, but
+# for those that whom it has asked for takes.
+$node->append_conf('postgresql.conf', "optout.filter_memory = '64kB'\n");
+$node->restart;
+$node->safe_psql('postgres', q{
+	INSERT INTO optout.opt_out_period (organization, user_id, opted_out_at, opted_out_by)
+		SELECT 'many', 'm' || n, now(), 'x' FROM generate_series(1, 20000) n;
+	VACUUM ANALYZE optout.opt_out_period});
+$session = OptoutTest::Session->new($node);
+my $cached = sub {
+	my ($before) = $node->safe_psql('postgres', 'SELECT lookups_cache FROM optout.status');
+	$node->safe_psql('postgres', q{SELECT count(*) FROM generate_series(1, 500) n WHERE optout.accepts('m' || n, 'many')});
+	return $node->safe_psql('postgres', 'SELECT lookups_cache FROM optout.status') - $before;
+};
+$cached->();
+cmp_ok($cached->(), '>', 450, 'those who are asked for are in the cache');
+my @lookups = map {
+	$session->query("SET work_mem = '64MB'; SELECT count(*) FROM generate_series(10001, 11500) n WHERE optout.accepts('m' || n, 'many')");
+	$session->query('SELECT lookups_memo FROM optout.status') } 1 .. 2;
+cmp_ok($lookups[0], '>', 500, 'a session has read the whole table');
+cmp_ok($cached->(), '>', 200, 'they are there still');
+$session->quit;
 
 is($node->safe_psql('postgres', 'SELECT optout.verify()'), '0', 'verify');
 done_testing();

@@ -45,6 +45,8 @@ sub add_standby
 	$servers[-1]->poll_query_until('postgres',
 		"SELECT count(*) = 1 FROM pg_stat_replication WHERE sync_state = 'sync'")
 	  or die 'standby is not synchronous';
+	# commits wait for it from when the checkpointer has read the settings
+	$servers[-1]->safe_psql('postgres', 'CHECKPOINT');
 	replayed($servers[-1], $standby);
 	push @servers, $standby;
 	$load->{nodes}{report} = $standby;

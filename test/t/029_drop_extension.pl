@@ -298,6 +298,24 @@ like(errors_of($node, 'ALTER EXTENSION optout SET SCHEMA public', dbname => $dbn
 run('ALTER SCHEMA optout RENAME TO elsewhere');
 like($_->query_fails(offer()), $gone, 'schema renamed') for @open;
 like($_->query_fails('INSERT INTO guarded SELECT user_id FROM candidate'), $gone, 'schema renamed: the guard lets nobody pass') for @open;
+
+# its name in other hands: tables of other columns, or of the same
+for my $columns ('organization int, user_id int, opted_out_at int', 'organization text, user_id text, opted_out_at timestamptz, opted_in_at timestamptz')
+{
+	run(qq{CREATE SCHEMA optout; CREATE TABLE optout.opt_out_period ($columns,
+		CONSTRAINT opt_out_period_pkey PRIMARY KEY (user_id, organization, opted_out_at))});
+	for my $session (@open, session())
+	{
+		like($session->query_fails('INSERT INTO guarded SELECT user_id FROM candidate'),
+			qr/ERROR:  3F000: schema "optout" is not that of the extension/, 'schema renamed: nor does another of its name');
+		$session->query('SET optout.filter = off');
+		like($session->query_fails('INSERT INTO guarded SELECT user_id FROM candidate'),
+			qr/ERROR:  3F000: schema "optout" is not that of the extension/, 'schema renamed: nor its table');
+		$session->query('RESET optout.filter');
+		$session->quit if !grep { $_ == $session } @open;
+	}
+	run('DROP SCHEMA optout CASCADE');
+}
 run('ALTER SCHEMA elsewhere RENAME TO optout');
 check('schema renamed back');
 

@@ -19,8 +19,12 @@ $node->safe_psql('postgres', qq{
 	CREATE EXTENSION optout;
 	SELECT optout.enroll(array_agg('p' || n)) FROM generate_series(1, $users) AS n;
 	SELECT optout.opt_out(array_agg('p' || n)) FROM generate_series(1, $users) AS n;
+	SELECT optout.opt_in(array_agg('p' || n)) FROM generate_series(1, $users) AS n;
 	SELECT optout.enroll(array_agg('q' || n)) FROM generate_series(1, $users) AS n;
 	ANALYZE optout.opt_out_period});
+
+# The p users were out then, which filter and cache do not know.
+my $then = $node->safe_psql('postgres', q{SELECT max(opted_out_at) FROM optout.opt_out_history WHERE user_id LIKE 'p%'});
 
 my ($session, $pid);
 
@@ -49,7 +53,9 @@ sub accepted
 {
 	my ($name, $from, $to) = @_;
 
-	return "SELECT count(*) FROM generate_series($from, $to) AS n WHERE optout.accepts('$name' || n)";
+	my $at = $name eq 'p' ? ", occurred_at => '$then'" : '';
+
+	return "SELECT count(*) FROM generate_series($from, $to) AS n WHERE optout.accepts('$name' || n$at)";
 }
 
 #

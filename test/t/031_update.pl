@@ -55,6 +55,24 @@ my $contents = q{
 	UNION ALL SELECT 'history', o::text FROM optout.opt_out_history o
 	UNION ALL SELECT 'discards', o::text FROM optout.discards o
 	ORDER BY 1, 2};
+
+# A dump of the older version, restored as README says.
+sub restore
+{
+	my ($dbname, $old) = @_;
+	my $dump = $node->basedir . '/dump';
+	my $restored = "restored $old";
+
+	$node->safe_psql('postgres', qq{CREATE DATABASE "$restored"});
+	$node->safe_psql($restored, qq{CREATE EXTENSION optout VERSION '$old'});
+	$node->command_ok([ 'pg_dump', '-Fc', '-f', $dump, '-d', $node->connstr($dbname) ], "$old: dumped");
+	$node->command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr($restored), $dump ], "$old: restored");
+	$node->safe_psql($restored, 'ALTER EXTENSION optout UPDATE');
+	is($node->safe_psql($restored, $contents), $node->safe_psql($dbname, $contents), "$old: restored and updated, nothing is lost");
+	is($node->safe_psql($restored, q{SET ROLE administrator; CALL optout.settle('0'); SELECT optout.opt_in('alice', 'acme')}), 't',
+		"$old: restored and updated, the administrator may do what they could");
+}
+
 my $answers = q{
 	BEGIN;
 	SELECT u, optout.accepts(u), optout.accepts(u, 'acme'), optout.is_opted_out(u, 'default', 'epoch'), optout.accepts(u, 'default', now())
@@ -88,6 +106,9 @@ for my $old (@old)
 	my @before = map { $session->query($_) } $contents, $answers;
 	like($before[1], qr/^alice\|f\|f.*\nbob\|t\|t\|.*\ncarol\|t/, "$old: answers");
 	is($session->query('SELECT shared_filter, optout.verify() FROM optout.status'), 'ready|0', "$old: filter");
+	is($session->query('SET ROLE administrator; CALL optout.settle(); RESET ROLE'), '', "$old: settle() and authority");
+	my $settle = $session->query(q{SELECT 'optout.settle'::regproc::oid, (SELECT proacl FROM pg_proc WHERE oid = 'optout.settle'::regproc)});
+	restore($dbname, $old);
 
 	$node->safe_psql($dbname, 'ALTER EXTENSION optout UPDATE');
 	is_deeply([ differences(schema($dbname), $expected_schema) ], [], "$old: updated, the schema is that of a new installation");
@@ -99,6 +120,9 @@ for my $old (@old)
 			SET ROLE administrator; SELECT optout.opt_in('alice', 'acme'); SELECT shared_filter FROM dashboard; RESET ROLE;
 			INSERT INTO event VALUES ('alice', 'acme') RETURNING user_id}),
 		"carol\nt\nready\nalice", "$old: updated, guard and administrator go on");
+	is($session->query(q{SELECT 'optout.settle'::regproc::oid, (SELECT proacl FROM pg_proc WHERE oid = 'optout.settle'::regproc)}), $settle,
+		"$old: updated, settle() is the same procedure with the same grants");
+	is($session->query(q{SET ROLE administrator; CALL optout.settle(); CALL optout.settle('0'); RESET ROLE}), '', "$old: updated, with a timeout");
 	$session->quit;
 	$node->safe_psql($dbname, 'SELECT optout.unguard(relation) FROM optout.guarded');
 	$node->safe_psql($dbname, q{SELECT optout.revoke_authority('administrator', 'acme', 'administer'); DROP VIEW dashboard; DROP EXTENSION optout});

@@ -171,18 +171,21 @@ sub sure
 }
 
 # In one of the ways to do it: alone, in a transaction, prepared, rolled back.
+# Each statement is a step of its own, since what comes next depends on whether
+# it has failed: without its BEGIN it would be committed, and without its
+# SAVEPOINT it could not be rolled back.
 sub transaction
 {
 	my ($self, @statements) = @_;
 	my $way = rand();
 	my $name = 'load-' . ++$gid;
+	my $end = @statements + 1;
 
-	# BEGIN alone: what follows one that is cancelled would be committed
-	return (steps => [ 'BEGIN', join('; ', @statements), 'ROLLBACK' ], undone => 1) if $way < 0.1;
+	return (steps => [ 'BEGIN', @statements, 'ROLLBACK' ], undone => $end) if $way < 0.1;
 	return (
-		steps => [ 'BEGIN', join('; ', @statements), "PREPARE TRANSACTION '$name'", "COMMIT PREPARED '$name'" ],
-		prepare => 2, commit => 3, gid => $name) if $self->{two_phase} && $way < 0.5;
-	return (steps => [ 'BEGIN', @statements, 'COMMIT' ], commit => @statements + 1)
+		steps => [ 'BEGIN', @statements, "PREPARE TRANSACTION '$name'", "COMMIT PREPARED '$name'" ],
+		prepare => $end, commit => $end + 1, gid => $name) if $self->{two_phase} && $way < 0.5;
+	return (steps => [ 'BEGIN', @statements, 'COMMIT' ], commit => $end)
 	  if $way < 0.7 || @statements > 1;
 	return (steps => [@statements], commit => 0);
 }
@@ -244,13 +247,10 @@ sub ingest
 		@statements = ($way == 2 ? "INSERT INTO guarded $values" :
 			  "INSERT INTO event SELECT * FROM ($values) AS offered (batch, user_id) WHERE optout.accepts(user_id)");
 	}
-	@statements = ('SAVEPOINT s', @statements, 'ROLLBACK TO s', @statements) if rand() < 0.1;
+	@statements = ('SAVEPOINT s', @statements, 'ROLLBACK TO s', @statements) if rand() < 0.2;
 	push @{ $self->{batches} }, $batch;
 
-	# \copy takes a line of its own
-	my %transaction = $self->transaction(@statements);
-	s/; (?=\\copy)/;\n/g, s/\n; /\n/g for @{ $transaction{steps} };
-	return { batch => $batch, %transaction };
+	return { batch => $batch, $self->transaction(@statements) };
 }
 
 sub report
@@ -333,12 +333,21 @@ sub end_step
 
 		$self->problem("report $action->{asked}{how} is wrong about @wrong") if @wrong;
 	}
-	my $last = ($action->{prepare} // $action->{commit} // 2) - 1;
+	my $last = ($action->{prepare} // $action->{commit} // $action->{undone}) - 1;
 	$self->finish_under_way($action) if $step == ($last < 0 ? 0 : $last);
 
 	my ($count) = $out =~ /^(\d+)$/m;
 	$self->problem("$action->{steps}[$step] returned $count")
 	  if $action->{change} && defined $count && $count != @{ $action->{change}{users} };
+}
+
+# The step that rolls back to the savepoint what this one does, if any.
+sub undone_by
+{
+	my ($action, $step) = @_;
+	my ($savepoint, $back) = grep { $action->{steps}[$_] =~ /^(SAVEPOINT|ROLLBACK TO) s$/ } 0 .. $#{ $action->{steps} };
+
+	return defined $back && $savepoint < $step && $step < $back ? $back : undef;
 }
 
 sub finish_under_way
@@ -366,6 +375,14 @@ sub advance
 			die "connection lost" if $1 ne 'ERROR';
 			$self->problem("$action->{steps}[$client->{step}]: $err")
 			  unless $self->{on_error} && $self->{on_error}->($client->{role}, $err);
+
+			# what fails after the savepoint is undone with it, and the rest counts
+			if (defined(my $back = undone_by($action, $client->{step})))
+			{
+				$client->{step} = $back;
+				$self->begin_step($client);
+				return 1;
+			}
 			$self->finish_under_way($action);
 			$self->end_action($action, 'undone');
 			$client->{action} = $action = { steps => ['ROLLBACK'], commit => 0 };

@@ -10,7 +10,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(new_server errors_of stored ingest_tables offer check_exact);
+our @EXPORT = qw(new_server errors_of stored ingest_tables offer check_exact wait_until_ready);
 
 # Start a server; init and settings are those of Cluster's init() and a
 # configuration file.
@@ -35,6 +35,25 @@ sub errors_of
 	$node->psql($dbname, "\\set VERBOSITY verbose\n$sql",
 		stderr => \$stderr, on_error_stop => 0);
 	return $stderr;
+}
+
+# Ask until all keys have been added, as it is done a few milliseconds at a time.
+# By a session of the test, or by new ones of a server.
+sub wait_until_ready
+{
+	my ($session, %params) = @_;
+	my $node = $session->can('safe_psql') ? $session : undef;
+
+	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		my $status = 'SELECT shared_filter FROM optout.status';
+		my $found = $node ? $node->safe_psql($params{dbname} // 'postgres', $status) : $session->query($status);
+
+		return if $found eq 'ready';
+		die "filter is $found" if $found ne 'loading';
+		select undef, undef, undef, 0.01;
+	}
+	die 'filter does not become ready';
 }
 
 # The rows of an event table by user and phase, in one line.

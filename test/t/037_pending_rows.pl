@@ -1,0 +1,104 @@
+# Who asks from within the command that writes to the state table, in a trigger of
+# a site's own, is answered by what the command has written so far.  Nothing of it
+# gets out to others before the commit, nor is anything left of it if it fails.
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
+use OptoutTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_server('main', {},
+	"shared_preload_libraries = 'optout'\nautovacuum = off\n");
+my $next = 0;
+
+# users who have never been out, who were and are known to be in, and who are out
+sub never { my $u = 'n' . ++$next; $node->safe_psql('postgres', "SELECT optout.enroll('$u')"); return $u }
+sub was { my $u = never(); $node->safe_psql('postgres', "SELECT optout.opt_out('$u'); SELECT optout.opt_in('$u'); SELECT optout.accepts('$u')"); return $u }
+sub is_out { my $u = never(); $node->safe_psql('postgres', "SELECT optout.opt_out('$u'); SELECT optout.accepts('$u')"); return $u }
+
+$node->safe_psql('postgres', q{
+	CREATE EXTENSION optout;
+	CREATE TABLE heard (trigger text, user_id text, accepted boolean, counted boolean);
+	CREATE FUNCTION ask() RETURNS trigger LANGUAGE plpgsql AS $$
+	DECLARE
+		u text;
+		accepted boolean;
+	BEGIN
+		FOREACH u IN ARRAY string_to_array(current_setting('test.users'), ' ') LOOP
+			accepted := optout.accepts(u);
+			IF current_setting('test.fails') = 'on' THEN
+				RAISE EXCEPTION 'accepted: %', accepted;
+			END IF;
+			INSERT INTO public.heard VALUES (TG_NAME, u, accepted, NOT optout.is_opted_out(u));
+		END LOOP;
+		RETURN NULL;
+	END $$;
+	ALTER DATABASE postgres SET test.users = '';
+	ALTER DATABASE postgres SET test.fails = 'off'});
+my $witness = OptoutTest::Session->new($node);
+$witness->query('SELECT optout.accepts($$nobody$$)');
+
+for my $name ('aaa', 'zzz')
+{
+	$node->safe_psql('postgres', "CREATE TRIGGER $name AFTER INSERT OR UPDATE OR DELETE ON optout.opt_out_period FOR EACH ROW EXECUTE FUNCTION ask()");
+	for my $kind ('never', 'was', 'is_out')
+	{
+		my $make = { never => \&never, was => \&was, is_out => \&is_out }->{$kind};
+		my ($a, $b) = map { $make->() } 1 .. 2;
+		my ($do, $accepted) = $kind eq 'is_out' ? ('opt_in', 't') : ('opt_out', 'f');
+		my $other = $accepted eq 't' ? 'f' : 't';
+		my $session = OptoutTest::Session->new($node);
+
+		# filter, cache and memo have been asked before
+		my $ask = "SELECT string_agg(optout.accepts(u)::text, ' ') FROM unnest('{$a,$b}'::text[]) u";
+		is($_->query("$ask; $ask"), join("\n", (($other eq 't' ? 'true true' : 'false false')) x 2), "$name, $kind: before")
+		  for $session, $witness;
+
+		# a failure in the first row's trigger, after it has asked for the second's user
+		for my $way ("SELECT optout.$do('{$a,$b}'::text[])",
+			"BEGIN; SAVEPOINT s; SELECT optout.$do('{$a,$b}'::text[])")
+		{
+			$session->query("SET test.users = '$b'; SET test.fails = 'on'");
+			my $failed = $session->query_fails($way);
+			like($failed, qr/accepted: $accepted/, "$name, $kind: $do fails, the trigger was told");
+			$session->query('ROLLBACK TO s; COMMIT') if $way =~ /^BEGIN/;
+			is($_->query($ask), $other eq 't' ? 'true true' : 'false false', "$name, $kind: $do has failed, nothing is left")
+			  for $witness, $session;
+			is($node->safe_psql('postgres', $ask), $other eq 't' ? 'true true' : 'false false', "$name, $kind: $do has failed, new session");
+		}
+
+		# and one that goes through
+		$session->query("SET test.users = '$a $b'; SET test.fails = 'off'; BEGIN; SELECT optout.$do('{$a,$b}'::text[])");
+		is($session->query('SELECT count(*), count(DISTINCT user_id), bool_or(accepted), bool_and(accepted), bool_or(counted), bool_and(counted) FROM heard'),
+			join('|', 4, 2, ($accepted) x 4), "$name, $kind: the trigger is told of both, in both rows");
+		is($session->query($ask), $accepted eq 't' ? 'true true' : 'false false', "$name, $kind: the next statement");
+		is($witness->query($ask), $other eq 't' ? 'true true' : 'false false', "$name, $kind: others, before the commit");
+		$session->query('COMMIT; TRUNCATE heard');
+		is($_->query($ask), $accepted eq 't' ? 'true true' : 'false false', "$name, $kind: after the commit") for $witness, $session;
+		$session->quit;
+	}
+	$node->safe_psql('postgres', "DROP TRIGGER $name ON optout.opt_out_period");
+}
+
+# Reading the table is no reason to go by it.
+my $lookups = 'SELECT lookups_table FROM optout.status';
+my $out = is_out();
+my $n = $witness->query($lookups);
+$witness->query('SELECT count(*) FROM optout.opt_out_list WHERE optout.accepts(user_id)');
+is($witness->query($lookups), $n, 'the filter answers within a query that reads the table');
+
+# A trigger that fires when the transaction commits is none that the filter can rely on.
+$node->safe_psql('postgres', q{
+	DROP TRIGGER optout_filter ON optout.opt_out_period;
+	CREATE CONSTRAINT TRIGGER optout_filter AFTER INSERT OR UPDATE OR DELETE ON optout.opt_out_period
+		DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION optout.add_to_filter();
+	ALTER TABLE optout.opt_out_period ENABLE ALWAYS TRIGGER optout_filter});
+my $new = never();
+is($witness->query("SELECT shared_filter FROM optout.status; BEGIN; SELECT optout.opt_out('$new'), optout.accepts('$new'); SELECT optout.accepts('$new'); COMMIT"),
+	"not used\nt|f\nf", 'a deferred trigger');
+
+$witness->quit;
+$node->stop;
+done_testing();
