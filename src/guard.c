@@ -109,6 +109,7 @@ static void guard_warn_of_children(Relation rel);
 static bool guard_other_organizations(void);
 static char *guard_relation_name(Relation rel);
 static uint64 run(const char *command, int nargs, Oid *argtypes, Datum *values);
+static Oid	guard_hypertable(Relation rel);
 static int64 guard_enable(Oid relid, Oid function);
 static List *guard_relations_off(Oid function);
 static GuardColumns *get_columns(FunctionCallInfo fcinfo);
@@ -577,6 +578,34 @@ guard_relations_off(Oid function)
 }
 
 /*
+ * The hypertable whose chunk this is, if it is one of TimescaleDB's: it lets
+ * nobody alter the triggers of a chunk but through the hypertable.
+ */
+static Oid
+guard_hypertable(Relation rel)
+{
+	Relation	pg_inherits;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Oid			result = InvalidOid;
+
+	if (RelationGetNamespace(rel) != get_namespace_oid("_timescaledb_internal", true))
+		return InvalidOid;
+
+	pg_inherits = table_open(InheritsRelationId, AccessShareLock);
+	ScanKeyInit(&key, Anum_pg_inherits_inhrelid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(RelationGetRelid(rel)));
+	scan = systable_beginscan(pg_inherits, InheritsRelidSeqnoIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		result = ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent;
+	systable_endscan(scan);
+	table_close(pg_inherits, AccessShareLock);
+	return result;
+}
+
+/*
  * Let the relation's triggers of the function fire always; returns how many did
  * not.  As its owner, who need not be the extension's.
  */
@@ -587,6 +616,7 @@ guard_enable(Oid relid, Oid function)
 	List	   *off;
 	char	   *relname;
 	Oid			owner;
+	Oid			hypertable;
 	Oid			save_userid;
 	int			save_sec_context;
 	ListCell   *cell;
@@ -597,14 +627,18 @@ guard_enable(Oid relid, Oid function)
 	off = RELATION_IS_OTHER_TEMP(rel) ? NIL : guard_find(rel, function).off;
 	relname = guard_relation_name(rel);
 	owner = rel->rd_rel->relowner;
+	hypertable = guard_hypertable(rel);
 	relation_close(rel, NoLock);
+	if (OidIsValid(hypertable))
+		relname = quote_qualified_identifier(get_namespace_name(get_rel_namespace(hypertable)),
+											 get_rel_name(hypertable));
 
 	GetUserIdAndSecContext(&save_userid, &save_sec_context);
 	SetUserIdAndSecContext(owner, save_sec_context |
 						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 	foreach(cell, off)
-		run(psprintf("ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %s",
-					 relname, quote_identifier(lfirst(cell))), 0, NULL, NULL);
+		run(psprintf("ALTER TABLE %s %s ENABLE ALWAYS TRIGGER %s",
+					 OidIsValid(hypertable) ? "" : "ONLY", relname, quote_identifier(lfirst(cell))), 0, NULL, NULL);
 	SetUserIdAndSecContext(save_userid, save_sec_context);
 	return list_length(off);
 }

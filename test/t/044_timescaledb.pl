@@ -44,8 +44,10 @@ is(sql('SELECT sum(discarded) FROM optout.discards'), '202', 'discards');
 # Later chunks' triggers do not fire always, as guarded says for all of them; the
 # hypertable's brings them along
 is(sql('SELECT * FROM optout.guarded'), 'event|user_id||at|origin', 'with later chunks, too');
-sql('ALTER TABLE event ENABLE ALWAYS TRIGGER optout_guard');
+isnt(sql('SELECT optout.repair()'), '0', 'repair');
 is(sql('SELECT * FROM optout.guarded'), 'event|user_id||at|always', 'repaired');
+is(sql(q{SELECT count(*) FROM pg_trigger WHERE tgname = 'optout_guard' AND tgenabled <> 'A'}), '0', 'repaired, each chunk');
+is(sql('SELECT optout.repair()'), '0', 'nothing more to repair');
 is(sql('SET session_replication_role = replica', qq{INSERT INTO event $events, 'replica' FROM generate_series(1, 1000) AS n},
 		q{SELECT count(*) FROM event WHERE way = 'replica'}), '900', 'fires always');
 sql(q{DELETE FROM event WHERE way = 'replica'});
