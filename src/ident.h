@@ -33,6 +33,11 @@ extern text *organization_check(text *organization);
 extern text *organization_or_every(text *organization);
 extern UserIds user_ids_from_text(text *user_id);
 extern UserIds user_ids_from_array(ArrayType *array);
+extern UserIds user_ids_from_datums(Datum *ids, int count);
+extern Datum *idents_from_array(const char *array_name, const char *what,
+								ArrayType *array, int *count);
+extern bool user_ids_include(const UserIds *users, const UserIds *others);
+extern int	ident_compare(Datum a, Datum b);
 extern ArrayType *user_ids_to_array(const UserIds *users);
 
 /*
@@ -48,6 +53,7 @@ organization_resolve(text *organization)
 extern bool ident_type_supported(Oid type);
 extern text *ident_from_datum(Oid type, Datum value);
 
+extern text *ident_actor(void);
 extern char *ident_for_message(text *ident);
 extern void user_ids_warn_of_uuids(const UserIds *users);
 

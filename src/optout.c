@@ -5,7 +5,7 @@
  *
  * Where things are: accepts.c is the filter, guard.c the trigger that applies
  * it, admin.c what administrators call; they rest on filter.c, coverage.c,
- * cache.c, shared.c and memo.c (fast answers), periods.c (who is opted out), directory.c (who there is),
+ * cache.c, shared.c and memo.c (fast answers), periods.c (who is opted out), directory.c (who there is), links.c (other ids of theirs),
  * authority.c (who may do what), ident.c (organisations and user ids) and
  * state.c (how the tables are read and written).  ledger.c counts what is
  * discarded, settle.c waits for those who ingest, replicas.c for other servers.
@@ -25,6 +25,7 @@
 #include "filter.h"
 #include "ident.h"
 #include "ledger.h"
+#include "links.h"
 #include "progress.h"
 #include "replicas.h"
 #include "shared.h"
@@ -44,6 +45,7 @@ _PG_init(void)
 	complete_define_settings();
 	replicas_define_settings();
 	shared_define_settings();
+	links_define_settings();
 	coverage_install_hooks();
 	complete_install_hooks();
 	filter_install_hooks();

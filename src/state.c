@@ -50,6 +50,13 @@
 #define Anum_organization 1
 #define Anum_user_id 2
 
+/* what state_select_ids() finds, and where it is to be kept */
+typedef struct SelectedIds
+{
+	MemoryContext context;
+	UserIds		ids;
+} SelectedIds;
+
 static Oid	state_namespace(bool missing_ok);
 static Oid	state_relid(const char *relname);
 static Snapshot latest_snapshot(void);
@@ -59,6 +66,7 @@ static ItemPointer find_rows(const char *query, text *organization, const UserId
 static void save_tids(void *arg);
 static bool lock_row(Relation rel, ItemPointer tid, Snapshot snapshot, TupleTableSlot *slot);
 static void save_count(void *arg);
+static void save_ids(void *arg);
 static uint64 execute(const char *command, int nargs, Oid *argtypes,
 					  Datum *values, const char *nulls,
 					  Snapshot snapshot, void (*rows) (void *arg), void *arg);
@@ -156,6 +164,16 @@ state_try_open(const char *table, LOCKMODE lockmode)
 	Oid			relid = OidIsValid(nspid) ? get_relname_relid(table, nspid) : InvalidOid;
 
 	return OidIsValid(relid) ? try_table_open(relid, lockmode) : NULL;
+}
+
+/*
+ * Whether there are aliases and actors, which came with 1.2: until ALTER EXTENSION
+ * UPDATE the SQL objects are an older version's.
+ */
+bool
+state_has_aliases(void)
+{
+	return OidIsValid(get_relname_relid("user_alias", get_namespace_oid("optout", false)));
 }
 
 /*
@@ -480,6 +498,40 @@ save_count(void *arg)
 	*(uint64 *) arg = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
 												  SPI_tuptable->tupdesc, 1, &isnull));
 	Assert(!isnull);
+}
+
+/*
+ * The same for a query that returns ids, which are returned in the order of the
+ * query.
+ */
+UserIds
+state_select_ids(const char *query, int nargs, Oid *argtypes, Datum *values)
+{
+	SelectedIds selected;
+
+	selected.context = CurrentMemoryContext;
+	execute(query, nargs, argtypes, values, NULL, NULL, save_ids, &selected);
+	return selected.ids;
+}
+
+static void
+save_ids(void *arg)
+{
+	SelectedIds *selected = arg;
+	MemoryContext old_context = MemoryContextSwitchTo(selected->context);
+	UserIds    *ids = &selected->ids;
+
+	ids->count = 0;
+	ids->ids = palloc_extended(Max(SPI_processed, 1) * sizeof(Datum), MCXT_ALLOC_HUGE);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		Datum		id = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
+
+		CHECK_FOR_INTERRUPTS();
+		ids->ids[ids->count++] = PointerGetDatum(DatumGetTextPCopy(id));
+	}
+	MemoryContextSwitchTo(old_context);
 }
 
 /*

@@ -25,6 +25,7 @@ extern Oid	state_owner(void);
 extern Relation state_open(const char *table, LOCKMODE lockmode);
 extern Relation state_try_open(const char *table, LOCKMODE lockmode);
 extern bool state_is(Relation rel, const char *table);
+extern bool state_has_aliases(void);
 extern Oid	state_index(Relation rel, const char *index);
 extern Oid	state_function(const char *function);
 
@@ -43,5 +44,7 @@ extern uint64 state_execute(const char *command, int nargs, Oid *argtypes,
 							Datum *values, const char *nulls);
 extern uint64 state_select_count(const char *query, int nargs, Oid *argtypes,
 								 Datum *values, const char *nulls);
+extern UserIds state_select_ids(const char *query, int nargs, Oid *argtypes,
+								Datum *values);
 
 #endif							/* OPTOUT_STATE_H */
