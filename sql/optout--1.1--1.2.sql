@@ -7,6 +7,18 @@
 -- Filter and guard
 ----------------------------------------------------------------------
 
+-- Sessions have to learn that periods have changed, which the server tells them as
+-- it tells of a changed relation.  For the table itself each of them would have to
+-- read its definition anew; nobody ever opens this one.
+CREATE TYPE optout.period_change AS ();
+COMMENT ON TYPE optout.period_change IS
+'Not a type for use: stands for a change of optout.opt_out_period in messages between sessions.';
+REVOKE ALL ON TYPE optout.period_change FROM PUBLIC;
+-- Sessions look for it when the table's definition changes, as it does here.  Nobody
+-- may write before they have been told to.
+LOCK TABLE optout.opt_out_period IN SHARE ROW EXCLUSIVE MODE;
+ALTER TABLE optout.opt_out_period ALTER COLUMN reason SET STATISTICS 0;
+
 COMMENT ON FUNCTION optout.unguard(regclass) IS
 'Take all guards off an event table, by whatever name somebody gave them. Error 42704 where there is none.';
 
@@ -384,7 +396,7 @@ RETURNS bigint
 AS 'MODULE_PATHNAME', 'optout_repair' LANGUAGE C
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.repair() IS
-'Let guards, and the trigger optout_filter of optout.opt_out_period, fire always again where they do not, as after pg_restore --disable-triggers: of tables, partitions and inheritance children alike. Alters nothing else. Returns how many it has put back. For superusers and the owner of the extension.';
+'Let guards, and the triggers of the extension''s own tables, fire again as they should where they do not, as after pg_restore --disable-triggers: of tables, partitions and inheritance children alike. Alters nothing else. Returns how many it has put back. For superusers and the owner of the extension.';
 REVOKE ALL ON FUNCTION optout.repair() FROM PUBLIC;
 
 -- The filter compares the text of what a column holds with the id, byte for byte,

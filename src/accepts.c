@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "utils/timestamp.h"
@@ -20,6 +21,7 @@
 #include "coverage.h"
 #include "filter.h"
 #include "ident.h"
+#include "key.h"
 #include "ledger.h"
 #include "memo.h"
 #include "periods.h"
@@ -34,47 +36,81 @@ PG_FUNCTION_INFO_V1(optout_is_opted_out_bigint);
 
 typedef bool (*Question) (text *organization, text *user_id, const TimestampTz *occurred_at);
 
-static inline bool ask(FunctionCallInfo fcinfo, Oid type, Question question, bool nobody);
+uint64		accepts_lookups[LOOKUP_KINDS];
+
+static inline bool accepts_ask(FunctionCallInfo fcinfo, Oid type, Question question, bool nobody);
+static inline bool accepts_ask_at_once(FunctionCallInfo fcinfo, Oid type);
+static void accepts_report_lookups(XactEvent event, void *arg);
+
+void
+accepts_install_hooks(void)
+{
+	RegisterXactCallback(accepts_report_lookups, NULL);
+}
 
 /*
- * Whether the user is opted out now or was at the given time (if not NULL).
+ * Whether the user is opted out now or was at the given time (if not NULL): the
+ * ladder.  Each step answers what it can; the next one costs more.
  */
 bool
 is_opted_out(text *organization, text *user_id, const TimestampTz *occurred_at)
 {
-	Coverage	covered = coverage();
+	uint64		seed = key_seed(organization);
 	UserKey		key;
+	Periods		periods;
+	uint64		xmin;
+	Coverage	covered;
 	bool		cached = false;
 	bool		opted_out;
 
-	/* an error rather than an answer */
-	if (unlikely(covered != COVERAGE_FULL))
-		complete_check();
-
-	if (unlikely(covered == COVERAGE_UNKNOWN))
+	/* 1. filter: a miss proves that the user has no period */
+	if (likely(coverage() == COVERAGE_FULL))
 	{
-		filter_lookups[LOOKUP_TABLE]++;
-		return periods_cover(organization, user_id, occurred_at);
-	}
-
-	key = filter_key(organization, user_id);
-	if (likely(covered == COVERAGE_FULL))
-	{
-		if (likely(!filter_maybe_contains(&key)))
+		if (likely(!filter_maybe_contains(key_hash(VARDATA_ANY(user_id),
+												   VARSIZE_ANY_EXHDR(user_id), seed))))
 		{
-			filter_lookups[LOOKUP_FILTER]++;
+			accepts_lookups[LOOKUP_FILTER]++;
 			return false;
 		}
-		/* of who is not opted out now, the cache does not know the past */
+
+		/*
+		 * 2. cache: knows the present only, so it may confirm the past, not
+		 * deny it
+		 */
+		key = key_of(user_id, seed);
 		cached = cache_find(&key, &opted_out);
 		if (cached && (opted_out || occurred_at == NULL))
 		{
-			filter_lookups[LOOKUP_CACHE]++;
+			accepts_lookups[LOOKUP_CACHE]++;
 			return opted_out;
 		}
 	}
-	return memo_covers(&key, organization, user_id, occurred_at,
-					   covered == COVERAGE_FULL && !cached);
+
+	/* what follows goes by invalidations; what went before need not */
+	covered = coverage_now();
+	if (unlikely(covered != COVERAGE_FULL))
+		complete_check();
+	if (covered == COVERAGE_UNKNOWN || IsInParallelMode())
+	{
+		accepts_lookups[LOOKUP_TABLE]++;
+		return periods_cover(organization, user_id, occurred_at);
+	}
+	key = key_of(user_id, seed);
+
+	/* 3. memo: all periods of those who have been looked up by this session */
+	if (memo_find(&key, &periods, &xmin))
+		accepts_lookups[LOOKUP_MEMO]++;
+
+	/* 4. table */
+	else
+	{
+		accepts_lookups[LOOKUP_TABLE]++;
+		xmin = cache_xmin(periods_read(&periods, organization, user_id));
+		memo_add(&key, &periods);
+	}
+	if (covered == COVERAGE_FULL && !cached && xmin != 0)
+		cache_store(&key, periods.open, xmin);
+	return periods_include(&periods, occurred_at);
 }
 
 /*
@@ -92,16 +128,16 @@ accepts_event(text *organization, text *user_id, const TimestampTz *occurred_at)
 
 /*
  * Ask one of these two, as an SQL function.  Arguments: user id of the given
- * type, organisation, time; any may be NULL.  An event that names no user is
+ * type, organization, time; any may be NULL.  An event that names no user is
  * nobody's.
  */
 static inline bool
-ask(FunctionCallInfo fcinfo, Oid type, Question question, bool nobody)
+accepts_ask(FunctionCallInfo fcinfo, Oid type, Question question, bool nobody)
 {
 	text	   *organization;
 	TimestampTz occurred_at = 0;
 
-	/* checked first, so that an impossible organisation never goes unnoticed */
+	/* checked first, so that an impossible organization never goes unnoticed */
 	organization = organization_resolve(PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
 	if (PG_ARGISNULL(0))
 		return nobody;
@@ -115,24 +151,36 @@ ask(FunctionCallInfo fcinfo, Oid type, Question question, bool nobody)
 }
 
 /*
+ * accepts(), which has an answer at once for nearly all rows.
+ */
+static inline bool
+accepts_ask_at_once(FunctionCallInfo fcinfo, Oid type)
+{
+	return likely(!PG_ARGISNULL(0) &&
+				  accepts_at_once(PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1),
+								  type, PG_GETARG_DATUM(0))) ||
+		accepts_ask(fcinfo, type, accepts_event, true);
+}
+
+/*
  * optout.accepts(user_id, organization, occurred_at)
  */
 Datum
 optout_accepts_text(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(ask(fcinfo, TEXTOID, accepts_event, true));
+	PG_RETURN_BOOL(accepts_ask_at_once(fcinfo, TEXTOID));
 }
 
 Datum
 optout_accepts_uuid(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(ask(fcinfo, UUIDOID, accepts_event, true));
+	PG_RETURN_BOOL(accepts_ask_at_once(fcinfo, UUIDOID));
 }
 
 Datum
 optout_accepts_bigint(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(ask(fcinfo, INT8OID, accepts_event, true));
+	PG_RETURN_BOOL(accepts_ask_at_once(fcinfo, INT8OID));
 }
 
 /*
@@ -141,17 +189,34 @@ optout_accepts_bigint(PG_FUNCTION_ARGS)
 Datum
 optout_is_opted_out_text(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(ask(fcinfo, TEXTOID, is_opted_out, false));
+	PG_RETURN_BOOL(accepts_ask(fcinfo, TEXTOID, is_opted_out, false));
 }
 
 Datum
 optout_is_opted_out_uuid(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(ask(fcinfo, UUIDOID, is_opted_out, false));
+	PG_RETURN_BOOL(accepts_ask(fcinfo, UUIDOID, is_opted_out, false));
 }
 
 Datum
 optout_is_opted_out_bigint(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(ask(fcinfo, INT8OID, is_opted_out, false));
+	PG_RETURN_BOOL(accepts_ask(fcinfo, INT8OID, is_opted_out, false));
+}
+
+/*
+ * Transaction callback: add this backend's counts to everybody's.
+ */
+static void
+accepts_report_lookups(XactEvent event, void *arg pg_attribute_unused())
+{
+	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE ||
+		event == XACT_EVENT_PARALLEL_PRE_COMMIT)
+		return;
+	for (int kind = 0; kind < LOOKUP_KINDS; kind++)
+	{
+		if (shared != NULL && accepts_lookups[kind] > 0)
+			pg_atomic_fetch_add_u64(&shared->lookups[kind], accepts_lookups[kind]);
+		accepts_lookups[kind] = 0;
+	}
 }

@@ -26,7 +26,7 @@
 #include "links.h"
 #include "periods.h"
 #include "progress.h"
-#include "state.h"
+#include "tables.h"
 
 PG_FUNCTION_INFO_V1(optout_enroll);
 PG_FUNCTION_INFO_V1(optout_enroll_array);
@@ -97,7 +97,7 @@ begin_command(FunctionCallInfo fcinfo, UserIds users, text *organization,
 	args.organization = organization_resolve(organization);
 	args.command = command;
 	authority_require_administer(args.organization);
-	state_prevent_if_read_only(fcinfo);
+	tables_prevent_if_read_only(fcinfo);
 	args.reported = many;
 	if (args.reported)
 		progress_begin(command, PROGRESS_LOCKING_USERS, users.count);
@@ -343,32 +343,32 @@ forget(FunctionCallInfo fcinfo, UserIds users)
 	values[2] = PointerGetDatum(user_ids_to_array(&aliases));
 	phase(&args, PROGRESS_DELETING, nperiods);
 	if (aliases.count > 0)
-		count = state_select_count("WITH u AS ("
-								   "DELETE FROM optout.product_user "
-								   "WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
-								   "), p AS ("
-								   "DELETE FROM optout.opt_out_period "
-								   "WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
-								   "), a AS ("
-								   "DELETE FROM optout.user_alias "
-								   "WHERE organization = $1 AND alias = ANY ($3) RETURNING user_id"
-								   "), c AS ("
-								   "DELETE FROM optout.opt_out_period "
-								   "WHERE organization = $1 AND user_id = ANY ($3) AND alias_of IS NOT NULL"
-								   ") SELECT count(*) FROM "
-								   "(SELECT user_id FROM u UNION SELECT user_id FROM p "
-								   "UNION SELECT user_id FROM a) AS forgotten",
-								   3, argtypes, values, NULL);
+		count = tables_select_count("WITH u AS ("
+									"DELETE FROM optout.product_user "
+									"WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
+									"), p AS ("
+									"DELETE FROM optout.opt_out_period "
+									"WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
+									"), a AS ("
+									"DELETE FROM optout.user_alias "
+									"WHERE organization = $1 AND alias = ANY ($3) RETURNING user_id"
+									"), c AS ("
+									"DELETE FROM optout.opt_out_period "
+									"WHERE organization = $1 AND user_id = ANY ($3) AND alias_of IS NOT NULL"
+									") SELECT count(*) FROM "
+									"(SELECT user_id FROM u UNION SELECT user_id FROM p "
+									"UNION SELECT user_id FROM a) AS forgotten",
+									3, argtypes, values, NULL);
 	else
-		count = state_select_count("WITH u AS ("
-								   "DELETE FROM optout.product_user "
-								   "WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
-								   "), p AS ("
-								   "DELETE FROM optout.opt_out_period "
-								   "WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
-								   ") SELECT count(*) FROM "
-								   "(SELECT user_id FROM u UNION SELECT user_id FROM p) AS forgotten",
-								   2, argtypes, values, NULL);
+		count = tables_select_count("WITH u AS ("
+									"DELETE FROM optout.product_user "
+									"WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
+									"), p AS ("
+									"DELETE FROM optout.opt_out_period "
+									"WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
+									") SELECT count(*) FROM "
+									"(SELECT user_id FROM u UNION SELECT user_id FROM p) AS forgotten",
+									2, argtypes, values, NULL);
 	end_command(&args);
 	return count;
 }

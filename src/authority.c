@@ -31,7 +31,7 @@
 
 #include "ident.h"
 #include "authority.h"
-#include "state.h"
+#include "tables.h"
 
 /* columns of optout.authority */
 #define Anum_authority_organization 1
@@ -85,7 +85,7 @@ authority_require_administer(text *organization)
 	 */
 	AcceptInvalidationMessages();
 
-	if (has_privs_of_role(GetUserId(), state_owner()) ||
+	if (has_privs_of_role(GetUserId(), tables_owner()) ||
 		caller_administers(organization))
 		return;
 
@@ -99,8 +99,8 @@ authority_require_administer(text *organization)
 static bool
 caller_administers(text *organization)
 {
-	Relation	rel = state_open("authority", AccessShareLock);
-	Oid			index = state_index(rel, "authority_pkey");
+	Relation	rel = tables_open("authority", AccessShareLock);
+	Oid			index = tables_index(rel, "authority_pkey");
 	text	   *names[2];
 	bool		found = false;
 
@@ -110,12 +110,12 @@ caller_administers(text *organization)
 	for (int i = 0; i < (int) lengthof(names) && !found; i++)
 	{
 		ScanKeyData key;
-		StateScan	scan;
+		TablesScan	scan;
 		HeapTuple	tuple;
 
-		state_key(&key, Anum_authority_organization, names[i]);
-		state_beginscan(&scan, rel, index, 1, &key);
-		while (!found && HeapTupleIsValid(tuple = state_getnext(&scan)))
+		tables_key(&key, Anum_authority_organization, names[i]);
+		tables_beginscan(&scan, rel, index, 1, &key);
+		while (!found && HeapTupleIsValid(tuple = tables_getnext(&scan)))
 		{
 			bool		isnull;
 			Datum		role = heap_getattr(tuple, Anum_authority_role,
@@ -126,7 +126,7 @@ caller_administers(text *organization)
 			found = text_is(DatumGetTextPP(privilege), PRIVILEGE_ADMINISTER) &&
 				has_privs_of_role(GetUserId(), DatumGetObjectId(role));
 		}
-		state_endscan(&scan);
+		tables_endscan(&scan);
 	}
 
 	table_close(rel, AccessShareLock);
@@ -149,7 +149,7 @@ get_authority_args(FunctionCallInfo fcinfo)
 {
 	Authority	auth;
 
-	if (!has_privs_of_role(GetUserId(), state_owner()))
+	if (!has_privs_of_role(GetUserId(), tables_owner()))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be superuser or owner of extension \"%s\" to grant or revoke authority",
@@ -174,8 +174,8 @@ get_authority_args(FunctionCallInfo fcinfo)
 				 errhint("Privileges are \"%s\" and \"%s\".",
 						 PRIVILEGE_ADMINISTER, PRIVILEGE_READ)));
 
-	state_prevent_if_read_only(fcinfo);
-	table_close(state_open("authority", ShareRowExclusiveLock), NoLock);
+	tables_prevent_if_read_only(fcinfo);
+	table_close(tables_open("authority", ShareRowExclusiveLock), NoLock);
 	return auth;
 }
 
@@ -215,7 +215,7 @@ execute_as_no_script(const char *command)
 
 	/* an error ends the script, which resets it */
 	creating_extension = false;
-	state_execute(command, 0, NULL, NULL, NULL);
+	tables_execute(command, 0, NULL, NULL, NULL);
 	creating_extension = in_script;
 }
 
@@ -238,9 +238,9 @@ optout_grant_authority(PG_FUNCTION_ARGS)
 	values[0] = ObjectIdGetDatum(auth.role);
 	values[1] = PointerGetDatum(auth.organization);
 	values[2] = PointerGetDatum(auth.privilege);
-	state_execute("INSERT INTO optout.authority (role, organization, privilege) "
-				  "VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-				  3, argtypes, values, NULL);
+	tables_execute("INSERT INTO optout.authority (role, organization, privilege) "
+				   "VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+				   3, argtypes, values, NULL);
 	if (auth.administer)
 		execute_as_no_script(psprintf("GRANT EXECUTE ON ROUTINE %s TO %s",
 									  existing_routines(),
@@ -264,19 +264,19 @@ optout_revoke_authority(PG_FUNCTION_ARGS)
 	values[0] = ObjectIdGetDatum(auth.role);
 	values[1] = PointerGetDatum(auth.organization);
 	values[2] = PointerGetDatum(auth.privilege);
-	if (state_execute("DELETE FROM optout.authority "
-					  "WHERE role = $1 AND organization = $2 AND privilege = $3",
-					  3, argtypes, values, NULL) == 0)
+	if (tables_execute("DELETE FROM optout.authority "
+					   "WHERE role = $1 AND organization = $2 AND privilege = $3",
+					   3, argtypes, values, NULL) == 0)
 		ereport(WARNING,
 				(errmsg("role \"%s\" does not have privilege \"%s\" for organization \"%s\"",
 						rolename ? rolename : psprintf("%u", auth.role),
 						ident_for_message(auth.privilege),
 						ident_for_message(auth.organization))));
 	/* the owner may execute them in any case */
-	else if (auth.administer && rolename != NULL && auth.role != state_owner() &&
-			 state_select_count("SELECT count(*) FROM optout.authority "
-								"WHERE role = $1 AND privilege = '" PRIVILEGE_ADMINISTER "'",
-								1, argtypes, values, NULL) == 0)
+	else if (auth.administer && rolename != NULL && auth.role != tables_owner() &&
+			 tables_select_count("SELECT count(*) FROM optout.authority "
+								 "WHERE role = $1 AND privilege = '" PRIVILEGE_ADMINISTER "'",
+								 1, argtypes, values, NULL) == 0)
 		execute_as_no_script(psprintf("REVOKE EXECUTE ON ROUTINE %s FROM %s",
 									  existing_routines(),
 									  quote_identifier(rolename)));

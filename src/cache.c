@@ -24,6 +24,9 @@
  * stores nothing (coverage.c).  The trigger fired, the group's writer is the
  * transaction itself, and no snapshot of its own has a younger xmin.
  *
+ * An entry has two buckets of four places to be in, so a cache is used to more
+ * than nine tenths before entries displace each other.
+ *
  * There are no locks.  An entry's first word is the key XOR the second word, so
  * an entry that is read while it is being replaced, or replaced by two backends
  * at once, fails the comparison of keys and counts as a miss.
@@ -37,46 +40,65 @@
 #include "access/xact.h"
 
 #include "cache.h"
+#include "shared.h"
 
 /* what an entry says, in its second word: the writer's id and one bit */
 #define ENTRY(writer, opted_out) ((writer) << 1 | ((opted_out) ? 1 : 0))
 #define ENTRY_WRITER(entry) ((entry) >> 1)
 #define ENTRY_OPTED_OUT(entry) (((entry) & 1) != 0)
 
-static inline pg_atomic_uint64 *bucket_of(const UserKey *key);
-static inline pg_atomic_uint64 *writer_of(const UserKey *key);
+/*
+ * What the first word is made from.  Bits of one half of the key choose the
+ * bucket and thus do not tell entries apart there; with the other half they do.
+ */
+#define CACHE_CHECK(key) ((key)->high ^ ((key)->low << 32 | (key)->low >> 32))
+
+static inline pg_atomic_uint64 *cache_bucket(uint64 hash);
+static inline pg_atomic_uint64 *cache_first_bucket(const UserKey *key);
+static inline pg_atomic_uint64 *cache_second_bucket(const UserKey *key);
+static inline pg_atomic_uint64 *cache_group_writer(const UserKey *key);
+static inline bool cache_find_in(pg_atomic_uint64 *bucket, const UserKey *key,
+								 uint64 writer, bool *opted_out);
+static pg_atomic_uint64 *cache_free_slot(pg_atomic_uint64 *bucket, const UserKey *key);
 static pg_atomic_uint64 *cache_find_slot(const UserKey *key);
 static void cache_write_slot(pg_atomic_uint64 *slot, const UserKey *key, uint64 entry);
-static void raise_writer(pg_atomic_uint64 *writer, uint64 xid);
+static void cache_raise_writer(pg_atomic_uint64 *writer, uint64 xid);
 
-/* the low bits, as in the memo's hash table, so that it is copied in order */
 static inline pg_atomic_uint64 *
-bucket_of(const UserKey *key)
+cache_bucket(uint64 hash)
 {
-	return shared_cache + BLOCK_WORDS * (key->low & (shared->nbuckets - 1));
+	return shared_cache + BLOCK_WORDS * (hash & (shared->nbuckets - 1));
+}
+
+/* the low bits, as in the memo's hash table */
+static inline pg_atomic_uint64 *
+cache_first_bucket(const UserKey *key)
+{
+	return cache_bucket(key->low);
+}
+
+/* where an entry goes that finds no room there */
+static inline pg_atomic_uint64 *
+cache_second_bucket(const UserKey *key)
+{
+	return cache_bucket(key->high);
 }
 
 static inline pg_atomic_uint64 *
-writer_of(const UserKey *key)
+cache_group_writer(const UserKey *key)
 {
 	return &shared->writers[(key->low >> 32) % CACHE_GROUPS];
 }
 
-/*
- * Whether the user is opted out now, if that is known here.
- */
-bool
-cache_find(const UserKey *key, bool *opted_out)
+static inline bool
+cache_find_in(pg_atomic_uint64 *bucket, const UserKey *key, uint64 writer, bool *opted_out)
 {
-	pg_atomic_uint64 *bucket = bucket_of(key);
-	uint64		writer = pg_atomic_read_u64(writer_of(key));
-
 	for (int i = 0; i < BLOCK_WORDS; i += 2)
 	{
 		uint64		check = pg_atomic_read_u64(&bucket[i]);
 		uint64		entry = pg_atomic_read_u64(&bucket[i + 1]);
 
-		if ((check ^ entry) == key->high && ENTRY_WRITER(entry) == writer)
+		if ((check ^ entry) == CACHE_CHECK(key) && ENTRY_WRITER(entry) == writer)
 		{
 			*opted_out = ENTRY_OPTED_OUT(entry);
 			return true;
@@ -86,28 +108,47 @@ cache_find(const UserKey *key, bool *opted_out)
 }
 
 /*
- * Where the user's own entry is, or an empty one; NULL where there is neither.
+ * Whether the user is opted out now, if that is known here.
+ */
+bool
+cache_find(const UserKey *key, bool *opted_out)
+{
+	uint64		writer = pg_atomic_read_u64(cache_group_writer(key));
+
+	return cache_find_in(cache_first_bucket(key), key, writer, opted_out) ||
+		cache_find_in(cache_second_bucket(key), key, writer, opted_out);
+}
+
+/*
+ * Where in this bucket the user's own entry is, or an empty one; NULL where there
+ * is neither.
  */
 static pg_atomic_uint64 *
-cache_find_slot(const UserKey *key)
+cache_free_slot(pg_atomic_uint64 *bucket, const UserKey *key)
 {
-	pg_atomic_uint64 *bucket = bucket_of(key);
-
 	for (int i = 0; i < BLOCK_WORDS; i += 2)
 	{
 		uint64		check = pg_atomic_read_u64(&bucket[i]);
 		uint64		entry = pg_atomic_read_u64(&bucket[i + 1]);
 
-		if ((check ^ entry) == key->high || entry == 0)
+		if ((check ^ entry) == CACHE_CHECK(key) || entry == 0)
 			return &bucket[i];
 	}
 	return NULL;
 }
 
+static pg_atomic_uint64 *
+cache_find_slot(const UserKey *key)
+{
+	pg_atomic_uint64 *slot = cache_free_slot(cache_first_bucket(key), key);
+
+	return slot != NULL ? slot : cache_free_slot(cache_second_bucket(key), key);
+}
+
 static void
 cache_write_slot(pg_atomic_uint64 *slot, const UserKey *key, uint64 entry)
 {
-	pg_atomic_write_u64(&slot[0], key->high ^ entry);
+	pg_atomic_write_u64(&slot[0], CACHE_CHECK(key) ^ entry);
 	pg_atomic_write_u64(&slot[1], entry);
 }
 
@@ -119,13 +160,13 @@ void
 cache_store(const UserKey *key, bool opted_out, uint64 xmin)
 {
 	pg_atomic_uint64 *slot;
-	uint64		writer = pg_atomic_read_u64(writer_of(key));
+	uint64		writer = pg_atomic_read_u64(cache_group_writer(key));
 
 	if (xmin <= writer)
 		return;
 	slot = cache_find_slot(key);
 	if (slot == NULL)
-		slot = &bucket_of(key)[key->high % (BLOCK_WORDS / 2) * 2];
+		slot = &cache_first_bucket(key)[(key->high >> 32) % (BLOCK_WORDS / 2) * 2];
 	cache_write_slot(slot, key, ENTRY(writer, opted_out));
 }
 
@@ -136,7 +177,7 @@ cache_store(const UserKey *key, bool opted_out, uint64 xmin)
 bool
 cache_fill(const UserKey *key, uint64 xmin)
 {
-	uint64		writer = pg_atomic_read_u64(writer_of(key));
+	uint64		writer = pg_atomic_read_u64(cache_group_writer(key));
 	pg_atomic_uint64 *slot = cache_find_slot(key);
 
 	if (slot == NULL)
@@ -152,7 +193,7 @@ cache_fill(const UserKey *key, uint64 xmin)
 void
 cache_prefetch(const UserKey *key)
 {
-	__builtin_prefetch(bucket_of(key), 1);
+	__builtin_prefetch(cache_first_bucket(key), 1);
 }
 
 /*
@@ -161,7 +202,7 @@ cache_prefetch(const UserKey *key)
 void
 cache_invalidate(const UserKey *key)
 {
-	raise_writer(writer_of(key), U64FromFullTransactionId(GetTopFullTransactionId()));
+	cache_raise_writer(cache_group_writer(key), U64FromFullTransactionId(GetTopFullTransactionId()));
 }
 
 /*
@@ -173,11 +214,11 @@ cache_invalidate_all(void)
 	uint64		youngest = U64FromFullTransactionId(ReadNextFullTransactionId()) - 1;
 
 	for (int group = 0; group < CACHE_GROUPS; group++)
-		raise_writer(&shared->writers[group], youngest);
+		cache_raise_writer(&shared->writers[group], youngest);
 }
 
 static void
-raise_writer(pg_atomic_uint64 *writer, uint64 xid)
+cache_raise_writer(pg_atomic_uint64 *writer, uint64 xid)
 {
 	uint64		old = pg_atomic_read_u64(writer);
 

@@ -5,7 +5,7 @@
 #ifndef OPTOUT_CACHE_H
 #define OPTOUT_CACHE_H
 
-#include "filter.h"
+#include "key.h"
 
 /* these need shared_blocks */
 extern bool cache_find(const UserKey *key, bool *opted_out);

@@ -37,7 +37,7 @@
 #include "complete.h"
 #include "coverage.h"
 #include "ledger.h"
-#include "state.h"
+#include "tables.h"
 
 /* the table, in pg_catalog, in which Citus keeps a node's number: workers' are > 0 */
 #define CITUS_TABLE "pg_dist_local_group"
@@ -96,6 +96,7 @@ complete_invalidate(void)
 	invalidations++;
 	complete_is_valid = false;
 	coverage_is_full = false;
+	coverage_held_transaction = InvalidLocalTransactionId;
 }
 
 /* assign hook */
@@ -200,7 +201,7 @@ complete_read(void)
 	copying = InvalidOid;
 	if (!assume_complete)
 	{
-		Relation	rel = state_open("opt_out_period", AccessShareLock);
+		Relation	rel = tables_open("opt_out_period", AccessShareLock);
 		CatCList   *list = SearchSysCacheList1(SUBSCRIPTIONRELMAP,
 											   ObjectIdGetDatum(RelationGetRelid(rel)));
 

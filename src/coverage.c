@@ -3,7 +3,7 @@
  *		Whether the shared filter covers every row of the state table, so that a
  *		miss proves that no committed row exists.
  *
- * It does so with no snapshot and no lock, because:
+ * It does so with no snapshot, because:
  *
  * 1. An AFTER row trigger of the state table (ENABLE ALWAYS) sets a row's bits at
  *	  the end of the command that stored it, hence before anybody else can see it.
@@ -24,6 +24,32 @@
  *	  TRUNCATE fires no row trigger, but it gives the table another file, which
  *	  counts as another version: the cache (cache.c) must not outlive it.
  * 4. On a standby no trigger fires, so only the table is trusted there.
+ *
+ * To look at invalidations for each row costs more than the filter itself.  So a
+ * transaction that asks whether events may be stored takes a lock on the state
+ * table that conflicts with whatever disables, enables, replaces or renames the
+ * trigger and with TRUNCATE and DROP, but not with writers.  While it holds that
+ * lock, others can do none of this, and what they did before it knows: taking a
+ * lock accepts the invalidations, which are sent before the lock is released.
+ * It is PostgreSQL's own rule that whoever holds a lock need not look again.  So
+ * within the transaction it is enough for filter and cache to compare two
+ * numbers, its own and its command's.  They are void as soon as
+ *
+ * - this session alters the trigger, truncates or drops the table, or undoes
+ *	 that by ROLLBACK TO: the invalidation is local, and processed at the end of
+ *	 the command or subtransaction;
+ * - the setting optout.filter changes: its assign hook sees to it;
+ * - a new command begins, which may see rows of the transaction's own that the
+ *	 trigger has not fired for (see 1.);
+ * - the transaction ends, or is prepared: the number is another one.
+ *
+ * A prepared transaction that has disabled the trigger keeps its lock, and so
+ * does anybody who waits to alter the table.  To wait for them would make ingest
+ * wait, so the lock is taken only if that is possible at once.  Else the
+ * transaction looks at invalidations for each row, as is_opted_out() does, which
+ * takes no lock at all.  On a standby the lock can be had, but coverage is never
+ * full there.  A schema that is renamed is noticed as each transaction takes the
+ * lock, for the table is looked up by name.
  *
  * The keys are added page by page, from every tuple of the page, visible or not,
  * so that those of prepared transactions count.  Shared memory says how far that
@@ -73,6 +99,7 @@
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
+#include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
@@ -81,13 +108,17 @@
 #include "complete.h"
 #include "coverage.h"
 #include "filter.h"
+#include "key.h"
 #include "memo.h"
 #include "periods.h"
 #include "progress.h"
-#include "state.h"
+#include "tables.h"
 
 /* the trigger of the state table that makes its rows known to the filter */
 #define FILTER_TRIGGER "optout_filter"
+
+/* the relation that stands for a change of the state table's rows */
+#define CHANGE_RELATION "period_change"
 
 /* keys are added for so many microseconds at a time */
 #define SLICE UINT64CONST(5000)
@@ -109,11 +140,15 @@ bool		filter_enabled = true;
  */
 bool		coverage_is_full = false;
 CommandId	coverage_command = InvalidCommandId;
+LocalTransactionId coverage_held_transaction = InvalidLocalTransactionId;
+CommandId	coverage_held_command;
+static LocalTransactionId locked_transaction = InvalidLocalTransactionId;
 static bool version_valid = false;
 static uint64 invalidations = 0;
 static bool version_enabled;	/* fires always */
 static bool version_loaded;		/* the filter holds the keys */
 static TriggerVersion version;
+static Oid	change_relation = InvalidOid;	/* there is none before 1.2 */
 
 /* for this command rows of our own are pending that the trigger has not seen */
 static bool sees_pending_rows;
@@ -122,6 +157,7 @@ static bool sees_pending_rows;
 static uint64 load_not_before = 0;
 static bool no_room = false;	/* nobody can, for this database */
 
+static void coverage_assign_filter(bool newval, void *extra);
 static void invalidate(Datum arg, Oid relid);
 static bool sees_every_row(Relation pg_trigger, HeapTuple tuple);
 static TransactionId database_xmin(void);
@@ -142,6 +178,7 @@ static bool coverage_note_block(SharedDatabase *entry, BlockNumber block, int nr
 static void coverage_note_end(SharedDatabase *entry, BlockNumber block);
 static void coverage_add_slice(Relation rel, uint64 begun);
 static void load(void);
+static void coverage_tell_of_change(Relation rel);
 static void coverage_end_transaction(XactEvent event, void *arg);
 
 /*
@@ -157,7 +194,13 @@ coverage_define_settings(void)
 							 true,
 							 PGC_SUSET,
 							 0,
-							 NULL, NULL, NULL);
+							 NULL, coverage_assign_filter, NULL);
+}
+
+static void
+coverage_assign_filter(bool newval pg_attribute_unused(), void *extra pg_attribute_unused())
+{
+	coverage_held_transaction = InvalidLocalTransactionId;
 }
 
 /*
@@ -180,17 +223,20 @@ coverage_end_transaction(XactEvent event pg_attribute_unused(), void *arg pg_att
 }
 
 /*
- * Relcache callback: the state table has been written to or altered, or
- * everything may have changed.
+ * Relcache callback: the state table has been written to, or it has been altered
+ * or everything may have changed.
  */
 static void
 invalidate(Datum arg pg_attribute_unused(), Oid relid)
 {
-	if (relid == version.table || !OidIsValid(relid))
+	if (OidIsValid(relid) && relid == change_relation)
+		memo_invalidate();
+	else if (relid == version.table || !OidIsValid(relid))
 	{
 		invalidations++;
 		version_valid = false;
 		coverage_is_full = false;
+		coverage_held_transaction = InvalidLocalTransactionId;
 		memo_invalidate();
 	}
 }
@@ -208,7 +254,7 @@ sees_every_row(Relation pg_trigger, HeapTuple tuple)
 							TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE) &&
 		trigger->tgattr.dim1 == 0 &&
 		heap_attisnull(tuple, Anum_pg_trigger_tgqual, RelationGetDescr(pg_trigger)) &&
-		trigger->tgfoid == state_function("add_to_filter");
+		trigger->tgfoid == tables_function("add_to_filter");
 }
 
 static TransactionId
@@ -230,7 +276,7 @@ database_xmin(void)
 static void
 read_version(void)
 {
-	Relation	rel = state_open("opt_out_period", AccessShareLock);
+	Relation	rel = tables_open("opt_out_period", AccessShareLock);
 	Relation	pg_trigger;
 	ScanKeyData keys[2];
 	SysScanDesc scan;
@@ -242,6 +288,7 @@ read_version(void)
 	load_not_before = 0;
 	version.table = RelationGetRelid(rel);
 	version.relfilenode = rel->rd_rel->relfilenode;
+	change_relation = get_relname_relid(CHANGE_RELATION, RelationGetNamespace(rel));
 	version_enabled = false;
 	version_loaded = false;
 
@@ -457,9 +504,9 @@ coverage_add_block(Relation rel, BlockNumber block, BufferAccessStrategy strateg
 	HeapTupleData tuple;
 	OffsetNumber last;
 	bool		visible[MaxHeapTuplesPerPage];
-	UserKey		keys[MaxHeapTuplesPerPage];
+	uint64		hashes[MaxHeapTuplesPerPage];
 	UserKey		out[MaxHeapTuplesPerPage];
-	int			nkeys = 0;
+	int			nrows = 0;
 	int			nout = 0;
 	int			nfilled = 0;
 
@@ -490,16 +537,17 @@ coverage_add_block(Relation rel, BlockNumber block, BufferAccessStrategy strateg
 			continue;
 		tuple.t_data = (HeapTupleHeader) PageGetItem((Page) copy.data, item);
 		tuple.t_len = ItemIdGetLength(item);
-		keys[nkeys] = periods_key(rel, &tuple);
-		filter_prefetch(&keys[nkeys]);
+		hashes[nrows] = periods_hash(rel, &tuple);
+		filter_prefetch(hashes[nrows]);
+		nrows++;
 		if (*fill_cache && visible[offset - 1] && periods_is_open(rel, &tuple))
 		{
-			cache_prefetch(&keys[nkeys]);
-			out[nout++] = keys[nkeys];
+			out[nout] = periods_key(rel, &tuple);
+			cache_prefetch(&out[nout]);
+			nout++;
 		}
-		nkeys++;
 	}
-	filter_add(keys, nkeys);
+	filter_add(hashes, nrows);
 
 	for (int i = 0; i < nout; i++)
 	{
@@ -509,7 +557,7 @@ coverage_add_block(Relation rel, BlockNumber block, BufferAccessStrategy strateg
 	/* a few may find no room sooner than others */
 	if (nfilled < nout / 2)
 		*fill_cache = false;
-	return nkeys;
+	return nrows;
 }
 
 /*
@@ -636,7 +684,7 @@ load(void)
 		load_not_before = begun + BUSY_DELAY;
 		return;
 	}
-	rel = state_open("opt_out_period", AccessShareLock);
+	rel = tables_open("opt_out_period", AccessShareLock);
 
 	/* opening it has told us of what others have done to it, if anything */
 	if (version_valid && !CheckRelationLockedByMe(rel, ShareRowExclusiveLock, true))
@@ -658,7 +706,34 @@ load(void)
 }
 
 /*
- * What coverage() says where there is more to be done.
+ * Lock the state table until the transaction ends so that coverage stays as it
+ * is, if that can be done without waiting.  The caller has seen to it that the
+ * lock belongs to the transaction, not to a subtransaction.
+ */
+bool
+coverage_hold(void)
+{
+	/* what is known of the table is void as soon as it is dropped */
+	Oid			table = version_valid ? version.table : tables_find("opt_out_period");
+
+	while (ConditionalLockRelationOid(table, RowExclusiveLock))
+	{
+		Oid			found = tables_find("opt_out_period");
+
+		if (found == table)
+		{
+			locked_transaction = MyLocalTransactionId;
+			return true;
+		}
+		/* it has been dropped, and another made */
+		UnlockRelationOid(table, RowExclusiveLock);
+		table = found;
+	}
+	return false;
+}
+
+/*
+ * What coverage_now() says where there is more to be done.
  */
 Coverage
 coverage_check(void)
@@ -683,7 +758,14 @@ coverage_check(void)
 		load();
 	/* an invalidation may have come meanwhile */
 	coverage_is_full = complete() && complete_is_valid && version_valid && version_loaded;
-	return coverage_is_full ? COVERAGE_FULL : COVERAGE_PARTIAL;
+	if (!coverage_is_full)
+		return COVERAGE_PARTIAL;
+	if (locked_transaction == MyLocalTransactionId)
+	{
+		coverage_held_transaction = MyLocalTransactionId;
+		coverage_held_command = coverage_command;
+	}
+	return COVERAGE_FULL;
 }
 
 /*
@@ -696,7 +778,7 @@ coverage_state(void)
 
 	/* find out, be it our turn or not */
 	load_not_before = 0;
-	covered = coverage();
+	covered = coverage_now();
 	if (!complete())
 		return "incomplete";
 	if (!filter_enabled)
@@ -730,6 +812,27 @@ coverage_loading(SharedDatabase *load)
 }
 
 /*
+ * Have every backend empty its memo once the change is committed, and this one
+ * with the end of the command and when it is undone.
+ *
+ * To tell of the state table itself would do, but make all of them read its
+ * definition anew.  So tell of a relation of which nobody has read any.  They
+ * know it from where they read the trigger's version, which they do again when
+ * the relation is made, for the table is altered along with that.
+ */
+static void
+coverage_tell_of_change(Relation rel)
+{
+	Oid			relation = version_valid ? change_relation :
+		get_relname_relid(CHANGE_RELATION, RelationGetNamespace(rel));
+
+	if (OidIsValid(relation))
+		CacheInvalidateRelcacheByRelid(relation);
+	else
+		CacheInvalidateRelcache(rel);
+}
+
+/*
  * optout.add_to_filter(), the state table's trigger: makes a row known before it
  * can be seen, and makes every backend forget what it remembers once the change
  * is committed.
@@ -747,7 +850,7 @@ optout_add_to_filter(PG_FUNCTION_ARGS)
 				 errmsg("function \"%s\" must be fired after a row is written",
 						"optout.add_to_filter")));
 	/* other rows have other columns */
-	if (!state_is(trigdata->tg_relation, "opt_out_period"))
+	if (!tables_is(trigdata->tg_relation, "opt_out_period"))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"%s\" cannot be a trigger of relation \"%s\"",
@@ -767,9 +870,15 @@ optout_add_to_filter(PG_FUNCTION_ARGS)
 			cache_invalidate(&key);
 		}
 		if (!TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
-			filter_add(&key, 1);
+		{
+			uint64		hash = periods_hash(trigdata->tg_relation,
+											TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ?
+											trigdata->tg_newtuple : trigdata->tg_trigtuple);
+
+			filter_add(&hash, 1);
+		}
 	}
-	CacheInvalidateRelcache(trigdata->tg_relation);
+	coverage_tell_of_change(trigdata->tg_relation);
 	progress_count_row();
 	return PointerGetDatum(NULL);
 }

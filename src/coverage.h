@@ -6,8 +6,10 @@
 #define OPTOUT_COVERAGE_H
 
 #include "access/xact.h"
+#include "storage/proc.h"
 #include "utils/inval.h"
 
+#include "compat.h"
 #include "shared.h"
 
 typedef enum Coverage
@@ -28,23 +30,48 @@ extern bool filter_enabled;
 extern bool coverage_is_full;
 extern CommandId coverage_command;
 
+/* the transaction, and the command of it, for which coverage_hold() makes it
+ * stay so */
+extern LocalTransactionId coverage_held_transaction;
+extern CommandId coverage_held_command;
+
 extern void coverage_define_settings(void);
 extern void coverage_install_hooks(void);
+extern bool coverage_hold(void);
 extern Coverage coverage_check(void);
 extern const char *coverage_state(void);
 extern bool coverage_loading(SharedDatabase *load);
 
 /*
- * How far filter, cache and memo can be trusted now.  To be asked before each
- * look-up: it accepts pending invalidations, which the memo relies on, too.
+ * Whether filter and cache can be trusted, and go on to be, whatever others do.
+ */
+static inline bool
+coverage_is_held(void)
+{
+	return likely(coverage_held_transaction == MyLocalTransactionId &&
+				  coverage_held_command == GetCurrentCommandId(false));
+}
+
+/*
+ * How far filter, cache and memo can be trusted now.  It accepts pending
+ * invalidations, which the memo relies on, too.
  */
 static inline Coverage
-coverage(void)
+coverage_now(void)
 {
 	AcceptInvalidationMessages();
 	return likely(coverage_is_full && filter_enabled &&
 				  coverage_command == GetCurrentCommandId(false)) ?
 		COVERAGE_FULL : coverage_check();
+}
+
+/*
+ * How far filter and cache can be trusted now.
+ */
+static inline Coverage
+coverage(void)
+{
+	return coverage_is_held() ? COVERAGE_FULL : coverage_now();
 }
 
 #endif							/* OPTOUT_COVERAGE_H */

@@ -13,8 +13,9 @@
 #include "utils/timestamp.h"
 
 #include "directory.h"
+#include "lock.h"
 #include "progress.h"
-#include "state.h"
+#include "tables.h"
 
 /*
  * Lock the rows of those users whom the directory holds, in order of their
@@ -23,11 +24,11 @@
 UserIds
 directory_lock(text *organization, const UserIds *users)
 {
-	return state_lock_users("product_user", "product_user_pkey", false,
-							"SELECT d.ctid, u.n FROM unnest($2) WITH ORDINALITY AS u (user_id, n) "
-							"JOIN optout.product_user d USING (user_id) "
-							"WHERE d.organization = $1",
-							organization, users, NULL);
+	return lock_users("product_user", "product_user_pkey", false,
+					  "SELECT d.ctid, u.n FROM unnest($2) WITH ORDINALITY AS u (user_id, n) "
+					  "JOIN optout.product_user d USING (user_id) "
+					  "WHERE d.organization = $1",
+					  organization, users, NULL);
 }
 
 /*
@@ -65,16 +66,16 @@ directory_enroll(text *organization, const UserIds *users,
 		nulls[3] = 'n';
 
 	/* an update that changes nothing is left out */
-	state_execute("INSERT INTO optout.product_user AS o "
-				  "(organization, user_id, display_name, email, enrolled_at, signed_in_at) "
-				  "SELECT $1, u.user_id, $3, $4, $5, CASE WHEN $6 THEN $5 END "
-				  "FROM unnest($2) AS u (user_id) "
-				  "ON CONFLICT (organization, user_id) DO UPDATE SET "
-				  "display_name = COALESCE(EXCLUDED.display_name, o.display_name), "
-				  "email = COALESCE(EXCLUDED.email, o.email), "
-				  "signed_in_at = COALESCE(EXCLUDED.signed_in_at, o.signed_in_at) "
-				  "WHERE $6 OR $3 IS NOT NULL OR $4 IS NOT NULL",
-				  6, argtypes, values, nulls);
+	tables_execute("INSERT INTO optout.product_user AS o "
+				   "(organization, user_id, display_name, email, enrolled_at, signed_in_at) "
+				   "SELECT $1, u.user_id, $3, $4, $5, CASE WHEN $6 THEN $5 END "
+				   "FROM unnest($2) AS u (user_id) "
+				   "ON CONFLICT (organization, user_id) DO UPDATE SET "
+				   "display_name = COALESCE(EXCLUDED.display_name, o.display_name), "
+				   "email = COALESCE(EXCLUDED.email, o.email), "
+				   "signed_in_at = COALESCE(EXCLUDED.signed_in_at, o.signed_in_at) "
+				   "WHERE $6 OR $3 IS NOT NULL OR $4 IS NOT NULL",
+				   6, argtypes, values, nulls);
 }
 
 /*

@@ -61,7 +61,7 @@
 #include "compat.h"
 #include "fkey.h"
 #include "ident.h"
-#include "state.h"
+#include "tables.h"
 
 #define GUARD_TRIGGER "optout_guard"
 
@@ -100,7 +100,7 @@ typedef struct Guards
 
 static Relation open_own_table(FunctionCallInfo fcinfo, bool may_be_foreign);
 static Oid	discard_function(void);
-static Guards guard_find(Relation rel, Oid function);
+static Guards guard_find(Relation rel, Oid function, char fires);
 static Oid	guard_namesake(Relation rel);
 static bool guard_has_any(Oid relid, Oid function);
 static void check_column(Relation rel, GuardRole role, const char *colname);
@@ -110,7 +110,8 @@ static bool guard_other_organizations(void);
 static char *guard_relation_name(Relation rel);
 static uint64 run(const char *command, int nargs, Oid *argtypes, Datum *values);
 static Oid	guard_hypertable(Relation rel);
-static int64 guard_enable(Oid relid, Oid function);
+static int64 guard_repair_own(const char *table, const char *function, char fires);
+static int64 guard_enable(Oid relid, Oid function, char fires);
 static List *guard_relations_off(Oid function);
 static GuardColumns *get_columns(FunctionCallInfo fcinfo);
 static int	guard_changes(const GuardColumns *columns, TupleTableSlot *a, TupleTableSlot *b,
@@ -134,7 +135,7 @@ open_own_table(FunctionCallInfo fcinfo, bool may_be_foreign)
 	relid = PG_GETARG_OID(0);
 
 	/* before locking, which a standby refuses with an error of its own */
-	state_prevent_if_read_only(fcinfo);
+	tables_prevent_if_read_only(fcinfo);
 
 	/* before waiting for the lock, lest others wait for us */
 	if (get_rel_name(relid) != NULL &&
@@ -158,7 +159,7 @@ open_own_table(FunctionCallInfo fcinfo, bool may_be_foreign)
 static Oid
 discard_function(void)
 {
-	Oid			function = state_function("discard_opted_out");
+	Oid			function = tables_function("discard_opted_out");
 
 	if (!OidIsValid(function))
 		ereport(ERROR,
@@ -168,11 +169,12 @@ discard_function(void)
 }
 
 /*
- * The relation's triggers of the function.  Copied, for what the relation cache
- * has of them can be gone after any look-up in a catalog.
+ * The relation's triggers of the function, which are off unless they fire always
+ * or as "fires" says.  Copied, for what the relation cache has of them can be gone
+ * after any look-up in a catalog.
  */
 static Guards
-guard_find(Relation rel, Oid function)
+guard_find(Relation rel, Oid function, char fires)
 {
 	Guards		result = {NIL};
 	TriggerDesc *trigdesc = rel->trigdesc;
@@ -187,7 +189,7 @@ guard_find(Relation rel, Oid function)
 			result.inherited = true;
 		else
 			result.own = lappend(result.own, pstrdup(trigger->tgname));
-		if (trigger->tgenabled != TRIGGER_FIRES_ALWAYS)
+		if (trigger->tgenabled != TRIGGER_FIRES_ALWAYS && trigger->tgenabled != fires)
 			result.off = lappend(result.off, pstrdup(trigger->tgname));
 	}
 	return result;
@@ -436,7 +438,7 @@ optout_guard(PG_FUNCTION_ARGS)
 				 errmsg("trigger \"%s\" of relation \"%s\" is not a guard",
 						GUARD_TRIGGER, RelationGetRelationName(rel)),
 				 errhint("Rename or drop it.")));
-	if (guard_find(rel, discard_function()).inherited)
+	if (guard_find(rel, discard_function(), TRIGGER_FIRES_ALWAYS).inherited)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("partition \"%s\" is guarded through its partitioned table",
@@ -490,7 +492,7 @@ Datum
 optout_unguard(PG_FUNCTION_ARGS)
 {
 	Relation	rel = open_own_table(fcinfo, true);
-	Guards		guards = guard_find(rel, discard_function());
+	Guards		guards = guard_find(rel, discard_function(), TRIGGER_FIRES_ALWAYS);
 	char	   *relname;
 	ListCell   *cell;
 
@@ -525,28 +527,42 @@ Datum
 optout_repair(PG_FUNCTION_ARGS)
 {
 	Oid			discard = discard_function();
-	Oid			filter = state_function("add_to_filter");
-	Relation	state;
-	Oid			state_relid;
 	int64		count = 0;
 	ListCell   *cell;
 
-	if (!has_privs_of_role(GetUserId(), state_owner()))
+	if (!has_privs_of_role(GetUserId(), tables_owner()))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be superuser or owner of extension \"%s\" to repair guards",
 						"optout")));
-	state_prevent_if_read_only(fcinfo);
+	tables_prevent_if_read_only(fcinfo);
 
-	state = state_open("opt_out_period", AccessShareLock);
-	state_relid = guard_find(state, filter).off != NIL ? RelationGetRelid(state) : InvalidOid;
-	table_close(state, AccessShareLock);
-
-	if (OidIsValid(state_relid))
-		count += guard_enable(state_relid, filter);
+	count += guard_repair_own("opt_out_period", "add_to_filter", TRIGGER_FIRES_ALWAYS);
+	if (tables_has_aliases())
+	{
+		/* what replication brings has been through them where it was written */
+		count += guard_repair_own("opt_out_period", "delete_alias_periods", TRIGGER_FIRES_ON_ORIGIN);
+		count += guard_repair_own("product_user", "refuse_aliases", TRIGGER_FIRES_ON_ORIGIN);
+	}
 	foreach(cell, guard_relations_off(discard))
-		count += guard_enable(lfirst_oid(cell), discard);
+		count += guard_enable(lfirst_oid(cell), discard, TRIGGER_FIRES_ALWAYS);
 	PG_RETURN_INT64(count);
+}
+
+/*
+ * Let a trigger of one of the extension's tables fire again, if it does not.
+ * Returns how many were off.  The table is locked only then.
+ */
+static int64
+guard_repair_own(const char *table, const char *function, char fires)
+{
+	Relation	rel = tables_open(table, AccessShareLock);
+	Oid			relid = RelationGetRelid(rel);
+	Oid			funcid = tables_function(function);
+	bool		off = guard_find(rel, funcid, fires).off != NIL;
+
+	table_close(rel, AccessShareLock);
+	return off ? guard_enable(relid, funcid, fires) : 0;
 }
 
 /*
@@ -606,11 +622,11 @@ guard_hypertable(Relation rel)
 }
 
 /*
- * Let the relation's triggers of the function fire always; returns how many did
- * not.  As its owner, who need not be the extension's.
+ * Let the relation's triggers of the function that are off fire as "fires" says;
+ * returns how many there were.  As its owner, who need not be the extension's.
  */
 static int64
-guard_enable(Oid relid, Oid function)
+guard_enable(Oid relid, Oid function, char fires)
 {
 	Relation	rel = try_relation_open(relid, ShareRowExclusiveLock);
 	List	   *off;
@@ -624,7 +640,7 @@ guard_enable(Oid relid, Oid function)
 	if (rel == NULL)
 		return 0;
 	/* another session's temporary table cannot be altered */
-	off = RELATION_IS_OTHER_TEMP(rel) ? NIL : guard_find(rel, function).off;
+	off = RELATION_IS_OTHER_TEMP(rel) ? NIL : guard_find(rel, function, fires).off;
 	relname = guard_relation_name(rel);
 	owner = rel->rd_rel->relowner;
 	hypertable = guard_hypertable(rel);
@@ -637,8 +653,10 @@ guard_enable(Oid relid, Oid function)
 	SetUserIdAndSecContext(owner, save_sec_context |
 						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 	foreach(cell, off)
-		run(psprintf("ALTER TABLE %s %s ENABLE ALWAYS TRIGGER %s",
-					 OidIsValid(hypertable) ? "" : "ONLY", relname, quote_identifier(lfirst(cell))), 0, NULL, NULL);
+		run(psprintf("ALTER TABLE %s %s ENABLE %s TRIGGER %s",
+					 OidIsValid(hypertable) ? "" : "ONLY", relname,
+					 fires == TRIGGER_FIRES_ALWAYS ? "ALWAYS" : "",
+					 quote_identifier(lfirst(cell))), 0, NULL, NULL);
 	SetUserIdAndSecContext(save_userid, save_sec_context);
 	return list_length(off);
 }
@@ -742,6 +760,9 @@ accepts_row(const GuardColumns *columns, TupleTableSlot *slot)
 	if (!isnull[GUARD_ORGANIZATION])
 		organization = ident_from_datum(columns->type[GUARD_ORGANIZATION],
 										value[GUARD_ORGANIZATION]);
+	if (likely(!isnull[GUARD_USER_ID] &&
+			   accepts_at_once(organization, columns->type[GUARD_USER_ID], value[GUARD_USER_ID])))
+		return true;
 	organization = organization_resolve(organization);
 	if (isnull[GUARD_USER_ID])
 		return true;

@@ -31,14 +31,17 @@
 static char *organization_setting;
 static char *actor_setting;
 
-/* the same as a text value; kept by the setting's assign hook */
+/* the same as a text value, and how often it has changed; kept by the setting's
+ * assign hook */
 text	   *organization_setting_text;
+uint32		organization_setting_version = 1;
 
 static bool check_organization(char **newval, void **extra, GucSource source);
 static void assign_organization(const char *newval, void *extra);
 static bool check_actor(char **newval, void **extra, GucSource source);
 static text *check_ident(const char *what, text *ident);
 static int	compare_user_ids(const Datum *a, const Datum *b);
+static void ident_write_uuid(const unsigned char *data, char *buffer);
 static bool ident_parse_uuid(text *ident, char *canonical);
 
 /* takes a while for millions of users */
@@ -114,6 +117,7 @@ static void
 assign_organization(const char *newval pg_attribute_unused(), void *extra)
 {
 	organization_setting_text = (text *) extra;
+	organization_setting_version++;
 }
 
 /*
@@ -484,4 +488,50 @@ ident_from_datum(Oid type, Datum value)
 			elog(ERROR, "unexpected type %u for an identifier", type);
 	}
 	return NULL;				/* keep compiler quiet */
+}
+
+/*
+ * The text form of a uuid, as uuid_out() has it.
+ */
+static void
+ident_write_uuid(const unsigned char *data, char *buffer)
+{
+	static const char digits[] = "0123456789abcdef";
+	static const char places[UUID_LEN] = {0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34};
+
+	buffer[8] = buffer[13] = buffer[18] = buffer[23] = '-';
+	for (int i = 0; i < UUID_LEN; i++)
+	{
+		buffer[(int) places[i]] = digits[data[i] >> 4];
+		buffer[places[i] + 1] = digits[data[i] & 15];
+	}
+}
+
+/*
+ * Of an identifier that is not a text, the bytes of its text form, in the buffer
+ * of IDENT_BUFFER bytes or where they are; NULL where that is left to
+ * ident_from_datum().
+ */
+const char *
+ident_write(Oid type, Datum value, char *buffer, int *len)
+{
+	switch (type)
+	{
+		case INT8OID:
+			*len = pg_lltoa(DatumGetInt64(value), buffer);
+			break;
+		case INT4OID:
+			*len = pg_ltoa(DatumGetInt32(value), buffer);
+			break;
+		case INT2OID:
+			*len = pg_ltoa(DatumGetInt16(value), buffer);
+			break;
+		case UUIDOID:
+			ident_write_uuid(DatumGetUUIDP(value)->data, buffer);
+			*len = 36;
+			break;
+		default:
+			return NULL;
+	}
+	return buffer;
 }

@@ -5,6 +5,7 @@
 #ifndef OPTOUT_IDENT_H
 #define OPTOUT_IDENT_H
 
+#include "catalog/pg_type_d.h"
 #include "utils/array.h"
 
 /* what an organisation or a user id may measure, in bytes; so do the tables */
@@ -27,6 +28,7 @@ typedef struct UserIds
 extern void ident_define_settings(void);
 
 extern text *organization_setting_text;
+extern uint32 organization_setting_version;
 
 extern bool organization_is_valid(text *organization);
 extern text *organization_check(text *organization);
@@ -54,6 +56,29 @@ extern bool ident_type_supported(Oid type);
 extern text *ident_from_datum(Oid type, Datum value);
 
 extern text *ident_actor(void);
+
+/* room for what ident_bytes() has to write, a uuid at most */
+#define IDENT_BUFFER 36
+
+extern const char *ident_write(Oid type, Datum value, char *buffer, int *len);
+
+/*
+ * The bytes of an identifier, the same as ident_from_datum() gives, where they
+ * can be had without allocating memory; else NULL.
+ */
+static inline const char *
+ident_bytes(Oid type, Datum value, char *buffer, int *len)
+{
+	struct varlena *bytes = (struct varlena *) DatumGetPointer(value);
+
+	if (type != TEXTOID && type != VARCHAROID)
+		return ident_write(type, value, buffer, len);
+	if (VARATT_IS_COMPRESSED(bytes) || VARATT_IS_EXTERNAL(bytes))
+		return NULL;
+	*len = VARSIZE_ANY_EXHDR(bytes);
+	return VARDATA_ANY(bytes);
+}
+
 extern char *ident_for_message(text *ident);
 extern void user_ids_warn_of_uuids(const UserIds *users);
 

@@ -60,7 +60,7 @@
 
 #include "compat.h"
 #include "ledger.h"
-#include "state.h"
+#include "tables.h"
 
 /* columns of optout.discard_ledger */
 #define Anum_ledger_organization 1
@@ -323,7 +323,7 @@ ledger_end_transaction(XactEvent event, void *arg pg_attribute_unused())
 static void
 ledger_write_counts(bool preparing)
 {
-	Relation	rel = state_try_open("discard_ledger", RowExclusiveLock);
+	Relation	rel = tables_try_open("discard_ledger", RowExclusiveLock);
 	int64		now = GetCurrentTimestamp();
 	TimestampTz hour = now - now % USECS_PER_HOUR;
 	Snapshot	snapshot;
@@ -408,19 +408,19 @@ ledger_add_to_newest_row(Relation rel, Count *count, TimestampTz hour, int32 *ne
 	int32		nslots = PG_INT32_MAX / MaxBackends;
 	int32		first = MyProcNumber * nslots;
 	ScanKeyData keys[4];
-	StateScan	scan;
+	TablesScan	scan;
 	HeapTuple	newest;
 	bool		added = false;
 
-	state_key(&keys[0], Anum_ledger_organization, count->organization);
+	tables_key(&keys[0], Anum_ledger_organization, count->organization);
 	ScanKeyInit(&keys[1], Anum_ledger_hour, BTEqualStrategyNumber,
 				F_TIMESTAMP_EQ, TimestampTzGetDatum(hour));
 	ScanKeyInit(&keys[2], Anum_ledger_slot, BTGreaterEqualStrategyNumber,
 				ledger_has_parts(rel) ? F_INT8GE : F_INT4GE, ledger_slot(rel, first));
 	ScanKeyInit(&keys[3], Anum_ledger_slot, BTLessStrategyNumber,
 				ledger_has_parts(rel) ? F_INT8LT : F_INT4LT, ledger_slot(rel, first + nslots));
-	state_beginscan(&scan, rel, state_index(rel, "discard_ledger_pkey"), 4, keys);
-	newest = state_getnext(&scan);
+	tables_beginscan(&scan, rel, tables_index(rel, "discard_ledger_pkey"), 4, keys);
+	newest = tables_getnext(&scan);
 	if (HeapTupleIsValid(newest))
 	{
 		bool		isnull;
@@ -433,7 +433,7 @@ ledger_add_to_newest_row(Relation rel, Count *count, TimestampTz hour, int32 *ne
 	}
 	else
 		*next_slot = first + nslots - 1;
-	state_endscan(&scan);
+	tables_endscan(&scan);
 	return added;
 }
 

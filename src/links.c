@@ -52,9 +52,10 @@
 #include "utils/timestamp.h"
 
 #include "links.h"
+#include "lock.h"
 #include "periods.h"
 #include "progress.h"
-#include "state.h"
+#include "tables.h"
 
 /* columns of optout.user_alias */
 #define Anum_alias_organization 1
@@ -245,19 +246,19 @@ links_user_array(const Links *links)
 static bool
 links_exist(text *organization, AttrNumber attnum, text *id)
 {
-	Relation	rel = state_open("user_alias", AccessShareLock);
+	Relation	rel = tables_open("user_alias", AccessShareLock);
 	ScanKeyData keys[2];
-	StateScan	scan;
+	TablesScan	scan;
 	bool		found;
 
-	state_key(&keys[0], Anum_alias_organization, organization);
+	tables_key(&keys[0], Anum_alias_organization, organization);
 	if (id != NULL)
-		state_key(&keys[1], attnum, id);
-	state_beginscan(&scan, rel,
-					state_index(rel, attnum == Anum_alias_user_id ? "user_alias_user_id_idx" : "user_alias_pkey"),
-					id != NULL ? 2 : 1, keys);
-	found = HeapTupleIsValid(state_getnext(&scan));
-	state_endscan(&scan);
+		tables_key(&keys[1], attnum, id);
+	tables_beginscan(&scan, rel,
+					 tables_index(rel, attnum == Anum_alias_user_id ? "user_alias_user_id_idx" : "user_alias_pkey"),
+					 id != NULL ? 2 : 1, keys);
+	found = HeapTupleIsValid(tables_getnext(&scan));
+	tables_endscan(&scan);
 	table_close(rel, NoLock);
 	return found;
 }
@@ -272,7 +273,7 @@ links_refuse_aliases(text *organization, const UserIds *users)
 	Datum		values[2];
 	UserIds		found;
 
-	if (!state_has_aliases() ||
+	if (!tables_has_aliases() ||
 		!links_exist(organization, Anum_alias_alias,
 					 users->count == 1 ? DatumGetTextPP(users->ids[0]) : NULL))
 		return;
@@ -280,9 +281,9 @@ links_refuse_aliases(text *organization, const UserIds *users)
 	/* the alias and, after it, its user */
 	values[0] = PointerGetDatum(organization);
 	values[1] = PointerGetDatum(user_ids_to_array(users));
-	found = state_select_ids("SELECT unnest(ARRAY[o.alias, o.user_id]) FROM "
-							 "(SELECT a.alias, a.user_id " EACH_ALIAS "ORDER BY a.alias) AS o",
-							 2, argtypes, values);
+	found = tables_select_ids("SELECT unnest(ARRAY[o.alias, o.user_id]) FROM "
+							  "(SELECT a.alias, a.user_id " EACH_ALIAS "ORDER BY a.alias) AS o",
+							  2, argtypes, values);
 	if (found.count > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -304,18 +305,18 @@ links_find(text *organization, const UserIds *users)
 	Datum		values[2];
 	UserIds		none = {0, NULL};
 
-	if (users->count == 0 || !state_has_aliases() ||
+	if (users->count == 0 || !tables_has_aliases() ||
 		!links_exist(organization, Anum_alias_user_id,
 					 users->count == 1 ? DatumGetTextPP(users->ids[0]) : NULL))
 		return none;
 
 	values[0] = PointerGetDatum(organization);
 	values[1] = PointerGetDatum(user_ids_to_array(users));
-	return state_select_ids("SELECT a.alias FROM unnest($2) AS u (user_id) CROSS JOIN LATERAL "
-							"(SELECT a.alias FROM optout.user_alias a "
-							"WHERE a.organization = $1 AND a.user_id = u.user_id OFFSET 0) AS a "
-							"ORDER BY a.alias",
-							2, argtypes, values);
+	return tables_select_ids("SELECT a.alias FROM unnest($2) AS u (user_id) CROSS JOIN LATERAL "
+							 "(SELECT a.alias FROM optout.user_alias a "
+							 "WHERE a.organization = $1 AND a.user_id = u.user_id OFFSET 0) AS a "
+							 "ORDER BY a.alias",
+							 2, argtypes, values);
 }
 
 /*
@@ -329,8 +330,8 @@ links_owners(text *organization, const UserIds *aliases)
 
 	values[0] = PointerGetDatum(organization);
 	values[1] = PointerGetDatum(user_ids_to_array(aliases));
-	return state_select_ids("SELECT DISTINCT a.user_id " EACH_ALIAS "ORDER BY a.user_id",
-							2, argtypes, values);
+	return tables_select_ids("SELECT DISTINCT a.user_id " EACH_ALIAS "ORDER BY a.user_id",
+							 2, argtypes, values);
 }
 
 /*
@@ -340,11 +341,11 @@ links_owners(text *organization, const UserIds *aliases)
 UserIds
 links_lock(text *organization, const UserIds *aliases)
 {
-	return state_lock_users("user_alias", "user_alias_pkey", false,
-							"SELECT a.ctid, l.n FROM unnest($2) WITH ORDINALITY AS l (alias, n) "
-							"CROSS JOIN LATERAL (SELECT a.ctid FROM optout.user_alias a "
-							"WHERE a.organization = $1 AND a.alias = l.alias OFFSET 0) AS a",
-							organization, aliases, NULL);
+	return lock_users("user_alias", "user_alias_pkey", false,
+					  "SELECT a.ctid, l.n FROM unnest($2) WITH ORDINALITY AS l (alias, n) "
+					  "CROSS JOIN LATERAL (SELECT a.ctid FROM optout.user_alias a "
+					  "WHERE a.organization = $1 AND a.alias = l.alias OFFSET 0) AS a",
+					  organization, aliases, NULL);
 }
 
 /*
@@ -362,10 +363,10 @@ links_refuse_foreign(text *organization, const Links *links)
 	values[0] = PointerGetDatum(organization);
 	values[1] = PointerGetDatum(user_ids_to_array(&aliases));
 	values[2] = PointerGetDatum(links_user_array(links));
-	found = state_select_ids("SELECT unnest(ARRAY[o.alias, o.user_id]) FROM "
-							 "(SELECT a.alias, a.user_id " EACH_LINK
-							 "WHERE a.user_id <> l.user_id ORDER BY a.alias) AS o",
-							 3, argtypes, values);
+	found = tables_select_ids("SELECT unnest(ARRAY[o.alias, o.user_id]) FROM "
+							  "(SELECT a.alias, a.user_id " EACH_LINK
+							  "WHERE a.user_id <> l.user_id ORDER BY a.alias) AS o",
+							  3, argtypes, values);
 	if (found.count > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNIQUE_VIOLATION),
@@ -403,9 +404,9 @@ links_missing(text *organization, const Links *links)
 	values[0] = PointerGetDatum(organization);
 	values[1] = PointerGetDatum(user_ids_to_array(&aliases));
 	values[2] = PointerGetDatum(links_user_array(links));
-	existing = state_select_ids("SELECT a.alias " EACH_LINK
-								"WHERE a.user_id = l.user_id ORDER BY a.alias",
-								3, argtypes, values);
+	existing = tables_select_ids("SELECT a.alias " EACH_LINK
+								 "WHERE a.user_id = l.user_id ORDER BY a.alias",
+								 3, argtypes, values);
 
 	result.count = 0;
 	result.links = palloc_extended(Max(links->count, 1) * sizeof(Link), MCXT_ALLOC_HUGE);
@@ -443,12 +444,12 @@ links_write(text *organization, const Links *links, text *reason)
 	if (reason == NULL)
 		nulls[5] = 'n';
 
-	while ((written += state_execute("INSERT INTO optout.user_alias "
-									 "(organization, alias, user_id, linked_at, linked_by, reason) "
-									 "SELECT $1, l.alias, l.user_id, $4, $5, $6 "
-									 "FROM unnest($2, $3) AS l (alias, user_id) "
-									 "ON CONFLICT (organization, alias) DO NOTHING",
-									 6, argtypes, values, nulls)) < (uint64) links->count)
+	while ((written += tables_execute("INSERT INTO optout.user_alias "
+									  "(organization, alias, user_id, linked_at, linked_by, reason) "
+									  "SELECT $1, l.alias, l.user_id, $4, $5, $6 "
+									  "FROM unnest($2, $3) AS l (alias, user_id) "
+									  "ON CONFLICT (organization, alias) DO NOTHING",
+									  6, argtypes, values, nulls)) < (uint64) links->count)
 	{
 		CHECK_FOR_INTERRUPTS();
 		links_refuse_foreign(organization, links);
@@ -475,8 +476,8 @@ links_look_dirty(Relation rel, Oid index, text *organization, text *id,
 		SysScanDesc scan;
 		HeapTuple	tuple;
 
-		state_key(&keys[0], 1, organization);
-		state_key(&keys[1], 2, id);
+		tables_key(&keys[0], 1, organization);
+		tables_key(&keys[1], 2, id);
 		scan = systable_beginscan(rel, index, true, &dirty, 2, keys);
 		tuple = systable_getnext(scan);
 		found = HeapTupleIsValid(tuple);
@@ -503,8 +504,8 @@ links_look_dirty(Relation rel, Oid index, text *organization, text *id,
 void
 links_refuse_persons(text *organization, const UserIds *aliases)
 {
-	Relation	rel = state_open("product_user", AccessShareLock);
-	Oid			index = state_index(rel, "product_user_pkey");
+	Relation	rel = tables_open("product_user", AccessShareLock);
+	Oid			index = tables_index(rel, "product_user_pkey");
 	Periods		periods;
 
 	for (int i = 0; i < aliases->count; i++)
@@ -528,7 +529,7 @@ links_refuse_persons(text *organization, const UserIds *aliases)
 		text	   *alias = DatumGetTextPP(aliases->ids[i]);
 
 		CHECK_FOR_INTERRUPTS();
-		periods_read(&periods, organization, alias, CurrentMemoryContext);
+		periods_read(&periods, organization, alias);
 		if (periods.open || periods.nclosed > 0 ||
 			links_exist(organization, Anum_alias_user_id, alias))
 			ereport(ERROR,
@@ -551,17 +552,17 @@ links_copy_periods(text *organization, const UserIds *aliases, bool only_open)
 
 	values[0] = PointerGetDatum(organization);
 	values[1] = PointerGetDatum(user_ids_to_array(aliases));
-	return state_execute(psprintf("INSERT INTO optout.opt_out_period "
-								  "(organization, user_id, opted_out_at, opted_in_at, "
-								  "opted_out_by, opted_in_by, reason, alias_of, "
-								  "opted_out_actor, opted_in_actor, opted_in_reason) "
-								  "SELECT p.organization, a.alias, p.opted_out_at, p.opted_in_at, "
-								  "p.opted_out_by, p.opted_in_by, p.reason, a.user_id, "
-								  "p.opted_out_actor, p.opted_in_actor, p.opted_in_reason "
-								  EACH_ALIAS EACH_PERIOD_OF("a.user_id")
-								  "%s ON CONFLICT DO NOTHING",
-								  only_open ? "WHERE p.opted_in_at IS NULL" : ""),
-						 2, argtypes, values, NULL);
+	return tables_execute(psprintf("INSERT INTO optout.opt_out_period "
+								   "(organization, user_id, opted_out_at, opted_in_at, "
+								   "opted_out_by, opted_in_by, reason, alias_of, "
+								   "opted_out_actor, opted_in_actor, opted_in_reason) "
+								   "SELECT p.organization, a.alias, p.opted_out_at, p.opted_in_at, "
+								   "p.opted_out_by, p.opted_in_by, p.reason, a.user_id, "
+								   "p.opted_out_actor, p.opted_in_actor, p.opted_in_reason "
+								   EACH_ALIAS EACH_PERIOD_OF("a.user_id")
+								   "%s ON CONFLICT DO NOTHING",
+								   only_open ? "WHERE p.opted_in_at IS NULL" : ""),
+						  2, argtypes, values, NULL);
 }
 
 /*
@@ -576,16 +577,16 @@ links_close_periods(text *organization, const UserIds *aliases)
 
 	values[0] = PointerGetDatum(organization);
 	values[1] = PointerGetDatum(user_ids_to_array(aliases));
-	return state_execute("UPDATE optout.opt_out_period AS u "
-						 "SET opted_in_at = o.opted_in_at, opted_in_by = o.opted_in_by, "
-						 "opted_in_actor = o.opted_in_actor, opted_in_reason = o.opted_in_reason "
-						 "FROM (SELECT c.ctid, p.opted_in_at, p.opted_in_by, p.opted_in_actor, p.opted_in_reason "
-						 EACH_ALIAS EACH_PERIOD_OF("a.user_id") "CROSS JOIN LATERAL "
-						 "(SELECT c.ctid FROM optout.opt_out_period c "
-						 "WHERE c.organization = $1 AND c.user_id = a.alias AND c.alias_of = a.user_id "
-						 "AND c.opted_out_at = p.opted_out_at AND c.opted_in_at IS NULL OFFSET 0) AS c "
-						 "WHERE p.opted_in_at IS NOT NULL) AS o WHERE u.ctid = o.ctid",
-						 2, argtypes, values, NULL);
+	return tables_execute("UPDATE optout.opt_out_period AS u "
+						  "SET opted_in_at = o.opted_in_at, opted_in_by = o.opted_in_by, "
+						  "opted_in_actor = o.opted_in_actor, opted_in_reason = o.opted_in_reason "
+						  "FROM (SELECT c.ctid, p.opted_in_at, p.opted_in_by, p.opted_in_actor, p.opted_in_reason "
+						  EACH_ALIAS EACH_PERIOD_OF("a.user_id") "CROSS JOIN LATERAL "
+						  "(SELECT c.ctid FROM optout.opt_out_period c "
+						  "WHERE c.organization = $1 AND c.user_id = a.alias AND c.alias_of = a.user_id "
+						  "AND c.opted_out_at = p.opted_out_at AND c.opted_in_at IS NULL OFFSET 0) AS c "
+						  "WHERE p.opted_in_at IS NOT NULL) AS o WHERE u.ctid = o.ctid",
+						  2, argtypes, values, NULL);
 }
 
 /*
@@ -601,10 +602,10 @@ links_refuse_opted_out(text *organization, const UserIds *aliases)
 	values[0] = PointerGetDatum(organization);
 	values[1] = PointerGetDatum(user_ids_to_array(aliases));
 	/* the alias and, after it, its user */
-	found = state_select_ids("SELECT unnest(ARRAY[o.alias, o.user_id]) FROM "
-							 "(SELECT a.alias, a.user_id " EACH_ALIAS EACH_PERIOD_OF("a.user_id")
-							 "WHERE p.opted_in_at IS NULL ORDER BY a.alias) AS o",
-							 2, argtypes, values);
+	found = tables_select_ids("SELECT unnest(ARRAY[o.alias, o.user_id]) FROM "
+							  "(SELECT a.alias, a.user_id " EACH_ALIAS EACH_PERIOD_OF("a.user_id")
+							  "WHERE p.opted_in_at IS NULL ORDER BY a.alias) AS o",
+							  2, argtypes, values);
 	if (found.count > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -627,8 +628,8 @@ links_count_periods(text *organization, const UserIds *aliases)
 
 	values[0] = PointerGetDatum(organization);
 	values[1] = PointerGetDatum(user_ids_to_array(aliases));
-	return state_select_count("SELECT count(*) " EACH_ALIAS EACH_PERIOD_OF("a.user_id"),
-							  2, argtypes, values, NULL);
+	return tables_select_count("SELECT count(*) " EACH_ALIAS EACH_PERIOD_OF("a.user_id"),
+							   2, argtypes, values, NULL);
 }
 
 /*
@@ -643,14 +644,14 @@ links_delete(text *organization, const UserIds *aliases)
 
 	values[0] = PointerGetDatum(organization);
 	values[1] = PointerGetDatum(user_ids_to_array(aliases));
-	return state_select_count("WITH a AS ("
-							  "DELETE FROM optout.user_alias a "
-							  "WHERE a.organization = $1 AND a.alias = ANY ($2) RETURNING a.alias"
-							  "), p AS ("
-							  "DELETE FROM optout.opt_out_period p "
-							  "WHERE p.organization = $1 AND p.user_id = ANY ($2) AND p.alias_of IS NOT NULL"
-							  ") SELECT count(*) FROM a",
-							  2, argtypes, values, NULL);
+	return tables_select_count("WITH a AS ("
+							   "DELETE FROM optout.user_alias a "
+							   "WHERE a.organization = $1 AND a.alias = ANY ($2) RETURNING a.alias"
+							   "), p AS ("
+							   "DELETE FROM optout.opt_out_period p "
+							   "WHERE p.organization = $1 AND p.user_id = ANY ($2) AND p.alias_of IS NOT NULL"
+							   ") SELECT count(*) FROM a",
+							   2, argtypes, values, NULL);
 }
 
 /*
@@ -672,7 +673,7 @@ optout_refuse_aliases(PG_FUNCTION_ARGS)
 		!TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
 		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) ||
 		TRIGGER_FIRED_BY_DELETE(trigdata->tg_event) ||
-		!state_is(trigdata->tg_relation, "product_user"))
+		!tables_is(trigdata->tg_relation, "product_user"))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"%s\" must be fired after a row of relation \"%s\" is written",
@@ -684,8 +685,8 @@ optout_refuse_aliases(PG_FUNCTION_ARGS)
 	user_id = DatumGetTextPP(heap_getattr(tuple, Anum_user_id,
 										  RelationGetDescr(trigdata->tg_relation), &isnull));
 
-	rel = state_open("user_alias", AccessShareLock);
-	if (links_look_dirty(rel, state_index(rel, "user_alias_pkey"), organization, user_id,
+	rel = tables_open("user_alias", AccessShareLock);
+	if (links_look_dirty(rel, tables_index(rel, "user_alias_pkey"), organization, user_id,
 						 Anum_alias_user_id, &owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNIQUE_VIOLATION),
@@ -714,7 +715,7 @@ optout_delete_alias_periods(PG_FUNCTION_ARGS)
 		!TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
 		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) ||
 		!TRIGGER_FIRED_BY_DELETE(trigdata->tg_event) ||
-		!state_is(trigdata->tg_relation, "opt_out_period"))
+		!tables_is(trigdata->tg_relation, "opt_out_period"))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"%s\" must be fired after a row of relation \"%s\" is deleted",
@@ -727,11 +728,11 @@ optout_delete_alias_periods(PG_FUNCTION_ARGS)
 	/* so that what the same command has deleted is gone */
 	CommandCounterIncrement();
 	if (links_exist(DatumGetTextPP(values[0]), Anum_alias_user_id, DatumGetTextPP(values[1])))
-		state_execute("DELETE FROM optout.opt_out_period AS c USING optout.user_alias a "
-					  "WHERE a.organization = $1 AND a.user_id = $2 "
-					  "AND c.organization = $1 AND c.user_id = a.alias "
-					  "AND c.opted_out_at = $3 AND c.alias_of = $2",
-					  3, argtypes, values, NULL);
+		tables_execute("DELETE FROM optout.opt_out_period AS c USING optout.user_alias a "
+					   "WHERE a.organization = $1 AND a.user_id = $2 "
+					   "AND c.organization = $1 AND c.user_id = a.alias "
+					   "AND c.opted_out_at = $3 AND c.alias_of = $2",
+					   3, argtypes, values, NULL);
 	return PointerGetDatum(NULL);
 }
 
@@ -748,26 +749,26 @@ optout_verify_1_2(PG_FUNCTION_ARGS)
 	int64		missed = DatumGetInt64(optout_verify(fcinfo));
 
 	PG_RETURN_INT64(missed + (int64)
-					state_select_count("WITH link AS ("
-									   "SELECT organization, alias, user_id FROM optout.user_alias "
-									   "UNION SELECT organization, user_id, alias_of "
-									   "FROM optout.opt_out_period WHERE alias_of IS NOT NULL"
-									   "), expected AS ("
-									   "SELECT l.organization, l.alias, p.opted_out_at, p.opted_in_at "
-									   "FROM link l JOIN optout.opt_out_period p "
-									   "ON p.organization = l.organization AND p.user_id = l.user_id"
-									   "), found AS ("
-									   "SELECT l.organization, l.alias, p.opted_out_at, p.opted_in_at "
-									   "FROM link l JOIN optout.opt_out_period p "
-									   "ON p.organization = l.organization AND p.user_id = l.alias"
-									   ") SELECT count(*) FROM ("
-									   "(SELECT organization, alias FROM "
-									   "(TABLE expected EXCEPT ALL TABLE found) AS missing) "
-									   "UNION (SELECT organization, alias FROM "
-									   "(TABLE found EXCEPT ALL TABLE expected) AS excess) "
-									   "UNION (SELECT l.organization, l.alias FROM link l "
-									   "JOIN optout.product_user u "
-									   "ON u.organization = l.organization AND u.user_id = l.alias)"
-									   ") AS wrong",
-									   0, NULL, NULL, NULL));
+					tables_select_count("WITH link AS ("
+										"SELECT organization, alias, user_id FROM optout.user_alias "
+										"UNION SELECT organization, user_id, alias_of "
+										"FROM optout.opt_out_period WHERE alias_of IS NOT NULL"
+										"), expected AS ("
+										"SELECT l.organization, l.alias, p.opted_out_at, p.opted_in_at "
+										"FROM link l JOIN optout.opt_out_period p "
+										"ON p.organization = l.organization AND p.user_id = l.user_id"
+										"), found AS ("
+										"SELECT l.organization, l.alias, p.opted_out_at, p.opted_in_at "
+										"FROM link l JOIN optout.opt_out_period p "
+										"ON p.organization = l.organization AND p.user_id = l.alias"
+										") SELECT count(*) FROM ("
+										"(SELECT organization, alias FROM "
+										"(TABLE expected EXCEPT ALL TABLE found) AS missing) "
+										"UNION (SELECT organization, alias FROM "
+										"(TABLE found EXCEPT ALL TABLE expected) AS excess) "
+										"UNION (SELECT l.organization, l.alias FROM link l "
+										"JOIN optout.product_user u "
+										"ON u.organization = l.organization AND u.user_id = l.alias)"
+										") AS wrong",
+										0, NULL, NULL, NULL));
 }

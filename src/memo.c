@@ -9,10 +9,10 @@
  * memory that a hash join would get; from then on a user without an entry has
  * no periods.
  *
- * Whoever writes to the state table sends a relcache invalidation for it, which
+ * Whoever writes to the state table sends a relcache invalidation, which
  * arrives when the change is committed, or in the session itself with the end
  * of the command and when it is undone.  The invalidation empties the memo
- * (coverage.c registers the callback).  coverage() accepts what is pending
+ * (coverage.c registers the callback).  coverage_now() accepts what is pending
  * before each look-up.  An answer is kept only if no invalidation has arrived
  * since, that is, before the snapshot was taken that it rests on.
  */
@@ -29,9 +29,10 @@
 
 #include "cache.h"
 #include "compat.h"
+#include "key.h"
 #include "memo.h"
 #include "periods.h"
-#include "state.h"
+#include "tables.h"
 
 #define SH_PREFIX memo
 #define SH_ELEMENT_TYPE Periods
@@ -62,6 +63,7 @@ static memo_hash * memo = NULL;
 /* counts invalidations; entries of an earlier generation are void */
 static uint64 generation = 1;
 static uint64 memo_generation = 0;
+static uint64 memo_keys = 0;	/* the generation of its keys */
 
 static bool memo_complete;		/* every user of the table has an entry */
 static uint64 memo_xmin;		/* of the snapshot it was read under, as a
@@ -69,10 +71,11 @@ static uint64 memo_xmin;		/* of the snapshot it was read under, as a
 static Size memo_closed;		/* bytes that lists of ended periods take */
 static uint64 memo_lookups;		/* how many look-ups in the table it has cost */
 
-static void empty(double nentries);
-static bool too_large(double nentries);
-static void insert(const PeriodRow *rows, int nrows);
-static void read_all(double nrows);
+static void memo_empty(double nentries);
+static bool memo_too_large(double nentries);
+static void memo_insert_rows(const PeriodRow *rows, int nrows);
+static void memo_set_closed(Periods *entry, const Periods *periods);
+static void memo_read_all(double nrows);
 
 /*
  * The state table has changed: no entry is to be used any more.  Called from
@@ -88,7 +91,7 @@ memo_invalidate(void)
  * Begin anew, with the current generation and room for so many entries.
  */
 static void
-empty(double nentries)
+memo_empty(double nentries)
 {
 	if (memo_context == NULL)
 		memo_context = AllocSetContextCreate(CacheMemoryContext, "optout memo",
@@ -100,11 +103,12 @@ empty(double nentries)
 	memo_complete = false;
 	memo_closed = 0;
 	memo_lookups = 0;
+	memo_keys = key_generation;
 	memo_generation = generation;
 }
 
 static bool
-too_large(double nentries)
+memo_too_large(double nentries)
 {
 	return nentries * ENTRY_SIZE + memo_closed > (double) get_hash_memory_limit();
 }
@@ -113,7 +117,7 @@ too_large(double nentries)
  * Add rows to their users' entries.
  */
 static void
-insert(const PeriodRow *rows, int nrows)
+memo_insert_rows(const PeriodRow *rows, int nrows)
 {
 	for (int i = 0; i < nrows; i++)
 	{
@@ -134,12 +138,29 @@ insert(const PeriodRow *rows, int nrows)
 }
 
 /*
+ * Copy a list of ended periods.
+ */
+static void
+memo_set_closed(Periods *entry, const Periods *periods)
+{
+	entry->closed = NULL;
+	entry->nclosed = 0;
+	for (int i = 0; i < periods->nclosed; i++)
+	{
+		PeriodRow	row = {.open = false,.period = periods->closed[i]};
+
+		periods_add(entry, &row, memo_context);
+	}
+	memo_closed += CLOSED_SIZE(entry);
+}
+
+/*
  * Make an entry for every user of the table, which has about so many rows.
  */
 static void
-read_all(double nrows)
+memo_read_all(double nrows)
 {
-	Relation	rel = state_open("opt_out_period", AccessShareLock);
+	Relation	rel = tables_open("opt_out_period", AccessShareLock);
 	uint64		before = generation;
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TableScanDesc scan;
@@ -147,12 +168,12 @@ read_all(double nrows)
 	PeriodRow	batch[READ_BATCH];
 	int			nbatch = 0;
 
-	empty(nrows);
+	memo_empty(nrows);
 	/* an error on the way leaves entries that must not be used */
 	memo_generation = 0;
 
 	scan = table_beginscan(rel, snapshot, 0, NULL, SO_NONE);
-	while (!too_large(memo->members) &&
+	while (!memo_too_large(memo->members) &&
 		   (tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -160,18 +181,18 @@ read_all(double nrows)
 		__builtin_prefetch(&memo->data[(uint32) batch[nbatch].user.low & memo->sizemask], 1);
 		if (++nbatch == READ_BATCH)
 		{
-			insert(batch, nbatch);
+			memo_insert_rows(batch, nbatch);
 			nbatch = 0;
 		}
 	}
-	insert(batch, nbatch);
+	memo_insert_rows(batch, nbatch);
 	memo_xmin = cache_xmin(snapshot->xmin);
 	table_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	table_close(rel, NoLock);
 
-	if (too_large(memo->members))
-		empty(0);
+	if (memo_too_large(memo->members))
+		memo_empty(0);
 	else
 	{
 		/* if it is outdated already, the next look-up finds it void */
@@ -181,68 +202,62 @@ read_all(double nrows)
 }
 
 /*
- * Whether the user is opted out now or was at the given time (if not NULL).
- * The caller has just asked coverage(), and it was not COVERAGE_UNKNOWN;
- * with "share", others are told of what is found, as the cache does not know it.
+ * What is known of a user's periods; false where nothing is.  The lists that they
+ * point to stay until the next call.  Where all of the table was read at once,
+ * *xmin is that of the snapshot, as a full transaction id, for the cache to be
+ * told; else it is 0.
+ *
+ * The caller has just asked coverage_now(), and it was not COVERAGE_UNKNOWN.
  */
 bool
-memo_covers(const UserKey *key, text *organization, text *user_id,
-			const TimestampTz *occurred_at, bool share)
+memo_find(const UserKey *key, Periods *periods, uint64 *xmin)
 {
 	Periods    *entry;
-	Periods		periods;
-	TransactionId xmin;
-	bool		found;
-	bool		covered;
 
-	if (memo_generation != generation)
-		empty(0);
+	if (memo_generation != generation || memo_keys != key_generation)
+		memo_empty(0);
 
 	entry = memo_lookup(memo, *key);
-	if (entry != NULL || memo_complete)
-	{
-		filter_lookups[LOOKUP_MEMO]++;
-		/* only who is asked for: all of a large table would displace them */
-		if (share && memo_complete)
-			cache_store(key, entry != NULL && entry->open, memo_xmin);
-		return entry != NULL && periods_include(entry, occurred_at);
-	}
+	if (entry != NULL)
+		*periods = *entry;
+	else if (memo_complete)
+		memset(periods, 0, sizeof(Periods));
+	else
+		return false;
+	*xmin = memo_complete ? memo_xmin : 0;
+	return true;
+}
 
-	filter_lookups[LOOKUP_TABLE]++;
+/*
+ * Remember the periods of a user of whom memo_find() has just known nothing.
+ */
+void
+memo_add(const UserKey *key, const Periods *periods)
+{
+	Periods    *entry;
+	bool		found;
+	double		nrows;
 
-	/* parallel mode sees the table as of an older snapshot: do not keep that */
-	if (IsInParallelMode())
-		return periods_cover(organization, user_id, occurred_at);
-
-	xmin = periods_read(&periods, organization, user_id, memo_context);
-	if (share)
-		cache_store(key, periods.open, cache_xmin(xmin));
-	/* now, for what follows may free the memory it is in */
-	covered = periods_include(&periods, occurred_at);
-
+	/* they may be outdated by what has been committed since */
 	if (memo_generation != generation)
-		return covered;
-	if (too_large(memo->members + 1))
+		return;
+	if (memo_too_large(memo->members + 1))
 	{
-		empty(0);
-		return covered;
+		memo_empty(0);
+		return;
 	}
 	/* running out of memory here leaves a hash table that must not be used */
 	memo_generation = 0;
 	entry = memo_insert(memo, *key, &found);
-	entry->closed = periods.closed;
-	entry->nclosed = periods.nclosed;
-	entry->open = periods.open;
-	memo_closed += CLOSED_SIZE(entry);
+	memo_set_closed(entry, periods);
+	entry->open = periods->open;
 	memo_generation = generation;
 
 	/* an estimate costs something, too */
 	if (++memo_lookups % 256 == 0)
 	{
-		double		nrows = periods_estimate();
-
-		if (memo_lookups * LOOKUP_COST > nrows && !too_large(nrows))
-			read_all(nrows);
+		nrows = periods_estimate();
+		if (memo_lookups * LOOKUP_COST > nrows && !memo_too_large(nrows))
+			memo_read_all(nrows);
 	}
-	return covered;
 }

@@ -1,16 +1,15 @@
 /*
  * memo.h
- *		The backend's cache of verified keys.
+ *		The backend's memo of verified users.
  */
 #ifndef OPTOUT_MEMO_H
 #define OPTOUT_MEMO_H
 
-#include "datatype/timestamp.h"
-
-#include "filter.h"
+#include "key.h"
+#include "periods.h"
 
 extern void memo_invalidate(void);
-extern bool memo_covers(const UserKey *key, text *organization, text *user_id,
-						const TimestampTz *occurred_at, bool share);
+extern bool memo_find(const UserKey *key, Periods *periods, uint64 *xmin);
+extern void memo_add(const UserKey *key, const Periods *periods);
 
 #endif							/* OPTOUT_MEMO_H */

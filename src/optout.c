@@ -3,15 +3,33 @@
  *		Module start of optout, which keeps individual users out of usage
  *		tracking.
  *
- * Where things are: accepts.c is the filter, guard.c the trigger that applies
- * it, admin.c what administrators call; they rest on filter.c, coverage.c,
- * cache.c, shared.c and memo.c (fast answers), periods.c (who is opted out), directory.c (who there is), links.c (other ids of theirs),
- * authority.c (who may do what), ident.c (organisations and user ids) and
- * state.c (how the tables are read and written).  ledger.c counts what is
- * discarded, settle.c waits for those who ingest, replicas.c for other servers.
- * complete.c refuses to answer where who is opted out is not known.  support.c
- * tells the planner, status.c the administrator, progress.c whoever waits for a
- * long command.
+ * Where things are, from the bottom up; no file includes one that comes after it:
+ *
+ *	ident.c			organizations and user ids
+ *	key.c			their hashes
+ *	shared.c		the memory that backends share
+ *	filter.c		who may have been opted out	(step 1 of a look-up)
+ *	cache.c			who has been looked up by anybody	(step 2)
+ *	progress.c		how far a long command has come
+ *	tables.c		how the tables are read and written
+ *	lock.c			how users' rows are locked
+ *	periods.c		who is and was opted out	(step 4)
+ *	memo.c			who has been looked up by this session	(step 3)
+ *	complete.c		whether this server can know who is opted out
+ *	coverage.c		whether the steps before the table can be trusted
+ *	settle.c		waiting for those who ingest
+ *	replicas.c		what waiting for other servers takes
+ *	ledger.c		how many events were discarded
+ *	accepts.c		the filter functions, which take these steps
+ *	fkey.c			what a foreign key's action changes
+ *	guard.c			the trigger that applies them
+ *	authority.c		who may do what
+ *	directory.c		who there is
+ *	links.c			other ids of theirs
+ *	admin.c			what administrators call
+ *	support.c		what the planner is told
+ *	status.c		what the administrator is told
+ *
  * sql/ holds the SQL side.
  */
 #include "postgres.h"
@@ -19,10 +37,10 @@
 #include "fmgr.h"
 #include "utils/guc.h"
 
+#include "accepts.h"
 #include "compat.h"
 #include "complete.h"
 #include "coverage.h"
-#include "filter.h"
 #include "ident.h"
 #include "ledger.h"
 #include "links.h"
@@ -48,7 +66,7 @@ _PG_init(void)
 	links_define_settings();
 	coverage_install_hooks();
 	complete_install_hooks();
-	filter_install_hooks();
+	accepts_install_hooks();
 	shared_install_hooks();
 	ledger_install_hooks();
 	progress_install_hooks();

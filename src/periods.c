@@ -29,14 +29,17 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "lock.h"
 #include "periods.h"
-#include "state.h"
+#include "tables.h"
 
 /* columns of optout.opt_out_period */
 #define Anum_period_organization 1
 #define Anum_period_user_id 2
 #define Anum_period_opted_out_at 3
 #define Anum_period_opted_in_at 4
+
+static void periods_ids(Relation rel, HeapTuple tuple, text **organization, text **user_id);
 
 /* what goes into opted_out_by and opted_in_by: the effective caller */
 Datum
@@ -46,19 +49,41 @@ periods_caller(void)
 }
 
 /*
- * The key under which the shared filter and the memo know a row's user.  It
+ * The key under which the shared cache and the memo know a row's user.  It
  * may be read from a dead row as well, since the columns are never toasted.
  */
 UserKey
 periods_key(Relation rel, HeapTuple tuple)
 {
-	bool		isnull;
-	Datum		organization = heap_getattr(tuple, Anum_period_organization,
-											RelationGetDescr(rel), &isnull);
-	Datum		user_id = heap_getattr(tuple, Anum_period_user_id,
-									   RelationGetDescr(rel), &isnull);
+	text	   *organization;
+	text	   *user_id;
 
-	return filter_key(DatumGetTextPP(organization), DatumGetTextPP(user_id));
+	periods_ids(rel, tuple, &organization, &user_id);
+	return key_of(user_id, key_seed(organization));
+}
+
+/*
+ * The same for the shared filter, which goes by hashes.
+ */
+uint64
+periods_hash(Relation rel, HeapTuple tuple)
+{
+	text	   *organization;
+	text	   *user_id;
+
+	periods_ids(rel, tuple, &organization, &user_id);
+	return key_hash(VARDATA_ANY(user_id), VARSIZE_ANY_EXHDR(user_id), key_seed(organization));
+}
+
+static void
+periods_ids(Relation rel, HeapTuple tuple, text **organization, text **user_id)
+{
+	bool		isnull;
+
+	*organization = DatumGetTextPP(heap_getattr(tuple, Anum_period_organization,
+												RelationGetDescr(rel), &isnull));
+	*user_id = DatumGetTextPP(heap_getattr(tuple, Anum_period_user_id,
+										   RelationGetDescr(rel), &isnull));
 }
 
 /*
@@ -134,27 +159,27 @@ periods_include(const Periods *periods, const TimestampTz *occurred_at)
  * The table stays locked until the transaction ends, as after any query.
  */
 TransactionId
-periods_read(Periods *periods, text *organization, text *user_id, MemoryContext context)
+periods_read(Periods *periods, text *organization, text *user_id)
 {
-	Relation	rel = state_open("opt_out_period", AccessShareLock);
+	Relation	rel = tables_open("opt_out_period", AccessShareLock);
 	ScanKeyData keys[2];
-	StateScan	scan;
+	TablesScan	scan;
 	HeapTuple	tuple;
 	TransactionId xmin;
 
 	memset(periods, 0, sizeof(Periods));
-	state_key(&keys[0], Anum_period_user_id, user_id);
-	state_key(&keys[1], Anum_period_organization, organization);
-	state_beginscan(&scan, rel, state_index(rel, "opt_out_period_pkey"), 2, keys);
-	while (HeapTupleIsValid(tuple = state_getnext(&scan)))
+	tables_key(&keys[0], Anum_period_user_id, user_id);
+	tables_key(&keys[1], Anum_period_organization, organization);
+	tables_beginscan(&scan, rel, tables_index(rel, "opt_out_period_pkey"), 2, keys);
+	while (HeapTupleIsValid(tuple = tables_getnext(&scan)))
 	{
 		PeriodRow	row = periods_row(rel, tuple);
 
 		periods->user = row.user;
-		periods_add(periods, &row, context);
+		periods_add(periods, &row, CurrentMemoryContext);
 	}
 	xmin = scan.snapshot->xmin;
-	state_endscan(&scan);
+	tables_endscan(&scan);
 	table_close(rel, NoLock);
 	return xmin;
 }
@@ -168,7 +193,7 @@ periods_cover(text *organization, text *user_id, const TimestampTz *occurred_at)
 {
 	Periods		periods;
 
-	periods_read(&periods, organization, user_id, CurrentMemoryContext);
+	periods_read(&periods, organization, user_id);
 	return periods_include(&periods, occurred_at);
 }
 
@@ -178,7 +203,7 @@ periods_cover(text *organization, text *user_id, const TimestampTz *occurred_at)
 double
 periods_estimate(void)
 {
-	Relation	rel = state_open("opt_out_period", AccessShareLock);
+	Relation	rel = tables_open("opt_out_period", AccessShareLock);
 	double		pages = RelationGetNumberOfBlocks(rel);
 	double		rows_per_page = 60;
 
@@ -195,11 +220,11 @@ periods_estimate(void)
 UserIds
 periods_lock_open(text *organization, const UserIds *users)
 {
-	return state_lock_users("opt_out_period", "opt_out_period_open_key", false,
-							"SELECT p.ctid, u.n FROM unnest($2) WITH ORDINALITY AS u (user_id, n) "
-							"JOIN optout.opt_out_period p USING (user_id) "
-							"WHERE p.organization = $1 AND p.opted_in_at IS NULL",
-							organization, users, NULL);
+	return lock_users("opt_out_period", "opt_out_period_open_key", false,
+					  "SELECT p.ctid, u.n FROM unnest($2) WITH ORDINALITY AS u (user_id, n) "
+					  "JOIN optout.opt_out_period p USING (user_id) "
+					  "WHERE p.organization = $1 AND p.opted_in_at IS NULL",
+					  organization, users, NULL);
 }
 
 /*
@@ -211,8 +236,8 @@ periods_lock(text *organization, const UserIds *users)
 {
 	uint64		nperiods;
 
-	(void) state_lock_users("opt_out_period", "opt_out_period_pkey", true, NULL,
-							organization, users, &nperiods);
+	(void) lock_users("opt_out_period", "opt_out_period_pkey", true, NULL,
+					  organization, users, &nperiods);
 	return nperiods;
 }
 
@@ -226,7 +251,7 @@ periods_open(text *organization, const UserIds *users, text *reason)
 	Oid			argtypes[6] = {TEXTOID, TEXTARRAYOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID};
 	Datum		values[6];
 	char		nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
-	bool		has_actor = state_has_aliases();
+	bool		has_actor = tables_has_aliases();
 	text	   *actor = ident_actor();
 
 	values[0] = PointerGetDatum(organization);
@@ -240,19 +265,19 @@ periods_open(text *organization, const UserIds *users, text *reason)
 	if (actor == NULL)
 		nulls[5] = 'n';
 
-	return state_execute(psprintf("INSERT INTO optout.opt_out_period "
-								  "(organization, user_id, opted_out_at, opted_out_by, reason%s) "
-								  "SELECT $1, u.user_id, GREATEST($3, p.last_opted_in_at), $4, $5%s "
-								  "FROM unnest($2) AS u (user_id) "
-								  "LEFT JOIN (SELECT p.user_id, max(p.opted_in_at) AS last_opted_in_at, "
-								  "bool_or(p.opted_in_at IS NULL) AS opted_out "
-								  "FROM optout.opt_out_period p "
-								  "WHERE p.organization = $1 AND p.user_id = ANY ($2) "
-								  "GROUP BY p.user_id) AS p USING (user_id) "
-								  "WHERE p.opted_out IS NOT TRUE",
-								  has_actor ? ", opted_out_actor" : "",
-								  has_actor ? ", $6" : ""),
-						 has_actor ? 6 : 5, argtypes, values, nulls);
+	return tables_execute(psprintf("INSERT INTO optout.opt_out_period "
+								   "(organization, user_id, opted_out_at, opted_out_by, reason%s) "
+								   "SELECT $1, u.user_id, GREATEST($3, p.last_opted_in_at), $4, $5%s "
+								   "FROM unnest($2) AS u (user_id) "
+								   "LEFT JOIN (SELECT p.user_id, max(p.opted_in_at) AS last_opted_in_at, "
+								   "bool_or(p.opted_in_at IS NULL) AS opted_out "
+								   "FROM optout.opt_out_period p "
+								   "WHERE p.organization = $1 AND p.user_id = ANY ($2) "
+								   "GROUP BY p.user_id) AS p USING (user_id) "
+								   "WHERE p.opted_out IS NOT TRUE",
+								   has_actor ? ", opted_out_actor" : "",
+								   has_actor ? ", $6" : ""),
+						  has_actor ? 6 : 5, argtypes, values, nulls);
 }
 
 /*
@@ -265,7 +290,7 @@ periods_close(text *organization, const UserIds *users, text *reason)
 	Oid			argtypes[6] = {TEXTOID, TEXTARRAYOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID};
 	Datum		values[6];
 	char		nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
-	bool		has_actor = state_has_aliases();
+	bool		has_actor = tables_has_aliases();
 	text	   *actor = ident_actor();
 
 	values[0] = PointerGetDatum(organization);
@@ -279,12 +304,12 @@ periods_close(text *organization, const UserIds *users, text *reason)
 	if (actor == NULL)
 		nulls[5] = 'n';
 
-	return state_execute(psprintf("UPDATE optout.opt_out_period AS p "
-								  "SET opted_in_at = GREATEST($3, p.opted_out_at + interval '1 microsecond'), "
-								  "opted_in_by = $4%s "
-								  "FROM unnest($2) AS u (user_id) "
-								  "WHERE p.organization = $1 AND p.user_id = u.user_id "
-								  "AND p.opted_in_at IS NULL",
-								  has_actor ? ", opted_in_reason = $5, opted_in_actor = $6" : ""),
-						 has_actor ? 6 : 4, argtypes, values, nulls);
+	return tables_execute(psprintf("UPDATE optout.opt_out_period AS p "
+								   "SET opted_in_at = GREATEST($3, p.opted_out_at + interval '1 microsecond'), "
+								   "opted_in_by = $4%s "
+								   "FROM unnest($2) AS u (user_id) "
+								   "WHERE p.organization = $1 AND p.user_id = u.user_id "
+								   "AND p.opted_in_at IS NULL",
+								   has_actor ? ", opted_in_reason = $5, opted_in_actor = $6" : ""),
+						  has_actor ? 6 : 4, argtypes, values, nulls);
 }

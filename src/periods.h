@@ -9,8 +9,8 @@
 
 #include "access/htup.h"
 
-#include "filter.h"
 #include "ident.h"
+#include "key.h"
 
 /* a closed period, [opted_out_at, opted_in_at) */
 typedef struct Period
@@ -38,12 +38,12 @@ typedef struct Periods
 } Periods;
 
 extern UserKey periods_key(Relation rel, HeapTuple tuple);
+extern uint64 periods_hash(Relation rel, HeapTuple tuple);
 extern bool periods_is_open(Relation rel, HeapTuple tuple);
 extern PeriodRow periods_row(Relation rel, HeapTuple tuple);
 extern void periods_add(Periods *periods, const PeriodRow *row, MemoryContext context);
 extern bool periods_include(const Periods *periods, const TimestampTz *occurred_at);
-extern TransactionId periods_read(Periods *periods, text *organization, text *user_id,
-								  MemoryContext context);
+extern TransactionId periods_read(Periods *periods, text *organization, text *user_id);
 extern double periods_estimate(void);
 
 extern bool periods_cover(text *organization, text *user_id,

@@ -1,7 +1,11 @@
 /*
  * progress.c
- *		How far long commands have come: optout.progress, optout.load_progress(),
- *		and messages in the server's log.
+ *		How far long commands have come, for optout.progress (status.c) and for the
+ *		server's log.
+ *
+ * It is for those that administer many users at once.  A million take seconds, on
+ * a slow disk or behind locks minutes, and whoever waits for them has to decide
+ * whether to go on waiting.
  *
  * A command that runs has an entry in shared memory, which others read without a
  * lock.  A backend claims a free one by writing its process id to it; after that
@@ -22,24 +26,16 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "fmgr.h"
-#include "funcapi.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
 #include "postmaster/startup.h"
-#include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/tuplestore.h"
 
-#include "coverage.h"
 #include "progress.h"
 #include "shared.h"
 
 /* the clock is looked at after so many steps; a power of two */
 #define STEPS_PER_LOOK 1024
-
-PG_FUNCTION_INFO_V1(optout_command_progress);
-PG_FUNCTION_INFO_V1(optout_load_progress);
 
 /* a command; in the memory of the subtransaction */
 typedef struct Running
@@ -55,17 +51,6 @@ typedef struct Running
 	instr_time	begun;
 	double		logged;			/* milliseconds from then to the last message */
 } Running;
-
-/* what a reader sees of an entry */
-typedef struct ProgressRow
-{
-	int			pid;
-	Oid			database;
-	ProgressCommand command;
-	ProgressPhase phase;
-	uint64		done;
-	uint64		total;
-} ProgressRow;
 
 /* what it is called in the view, and in the log */
 typedef struct Wording
@@ -99,32 +84,29 @@ static const Wording phases[] = {
 
 Running    *progress_running = NULL;
 
-static SharedProgress *claim_entry(void);
-static void begin_change(SharedProgress *entry);
-static void end_change(SharedProgress *entry);
-static void write_entry(const Running *running);
-static void release_entry(SharedProgress *entry);
-static void end_innermost(void);
-static void log_progress(Running *running);
-static bool read_entry(SharedProgress *entry, ProgressRow *row);
-static void progress_put_row(ReturnSetInfo *result, int pid, const char *command, const char *phase,
-							 uint64 done, uint64 total);
-static void end_transaction(XactEvent event, void *arg);
-static void end_subtransaction(SubXactEvent event, SubTransactionId subid,
-							   SubTransactionId parent, void *arg);
+static SharedProgress *progress_claim_entry(void);
+static void progress_begin_change(SharedProgress *entry);
+static void progress_end_change(SharedProgress *entry);
+static void progress_write_entry(const Running *running);
+static void progress_release_entry(SharedProgress *entry);
+static void progress_end_innermost(void);
+static void progress_log(Running *running);
+static void progress_end_transaction(XactEvent event, void *arg);
+static void progress_end_subtransaction(SubXactEvent event, SubTransactionId subid,
+										SubTransactionId parent, void *arg);
 
 void
 progress_install_hooks(void)
 {
-	RegisterXactCallback(end_transaction, NULL);
-	RegisterSubXactCallback(end_subtransaction, NULL);
+	RegisterXactCallback(progress_end_transaction, NULL);
+	RegisterSubXactCallback(progress_end_subtransaction, NULL);
 }
 
 /*
  * A free entry, which is this backend's from now on, or NULL.
  */
 static SharedProgress *
-claim_entry(void)
+progress_claim_entry(void)
 {
 	for (int i = 0; shared != NULL && i < MAX_COMMANDS; i++)
 	{
@@ -140,7 +122,7 @@ claim_entry(void)
  * Readers take nothing of what is written from here on ...
  */
 static void
-begin_change(SharedProgress *entry)
+progress_begin_change(SharedProgress *entry)
 {
 	pg_atomic_write_u32(&entry->changes, pg_atomic_read_u32(&entry->changes) + 1);
 	pg_write_barrier();
@@ -150,7 +132,7 @@ begin_change(SharedProgress *entry)
  * ... to here, before all of it is.
  */
 static void
-end_change(SharedProgress *entry)
+progress_end_change(SharedProgress *entry)
 {
 	pg_write_barrier();
 	pg_atomic_write_u32(&entry->changes, pg_atomic_read_u32(&entry->changes) + 1);
@@ -160,30 +142,30 @@ end_change(SharedProgress *entry)
  * Show the command, and which phase it is in.
  */
 static void
-write_entry(const Running *running)
+progress_write_entry(const Running *running)
 {
 	SharedProgress *entry = running->entry;
 
 	if (entry == NULL)
 		return;
-	begin_change(entry);
+	progress_begin_change(entry);
 	pg_atomic_write_u32(&entry->database, MyDatabaseId);
 	pg_atomic_write_u32(&entry->command, running->command);
 	pg_atomic_write_u32(&entry->phase, running->phase);
 	pg_atomic_write_u64(&entry->done, running->done);
 	pg_atomic_write_u64(&entry->total, running->total);
-	end_change(entry);
+	progress_end_change(entry);
 }
 
 static void
-release_entry(SharedProgress *entry)
+progress_release_entry(SharedProgress *entry)
 {
 	if (entry == NULL)
 		return;
 	/* whoever claims it next is not to be seen with what this one did */
-	begin_change(entry);
+	progress_begin_change(entry);
 	pg_atomic_write_u32(&entry->command, PROGRESS_NONE);
-	end_change(entry);
+	progress_end_change(entry);
 	pg_write_barrier();
 	pg_atomic_write_u32(&entry->pid, 0);
 }
@@ -204,7 +186,7 @@ progress_begin(ProgressCommand command, ProgressPhase phase, uint64 total)
 	INSTR_TIME_SET_CURRENT(running->begun);
 
 	/* from here on nothing can fail */
-	running->entry = claim_entry();
+	running->entry = progress_claim_entry();
 	progress_running = running;
 	progress_phase(phase, total);
 }
@@ -218,8 +200,8 @@ progress_phase(ProgressPhase phase, uint64 total)
 	progress_running->phase = phase;
 	progress_running->done = 0;
 	progress_running->total = total;
-	write_entry(progress_running);
-	log_progress(progress_running);
+	progress_write_entry(progress_running);
+	progress_log(progress_running);
 }
 
 /*
@@ -235,7 +217,7 @@ progress_set(uint64 done)
 	if (running->entry != NULL)
 		pg_atomic_write_u64(&running->entry->done, running->done);
 	if (++running->steps % STEPS_PER_LOOK == 0)
-		log_progress(running);
+		progress_log(running);
 }
 
 /*
@@ -261,15 +243,15 @@ progress_end(void)
 {
 	Running    *running = progress_running;
 
-	end_innermost();
+	progress_end_innermost();
 	pfree(running);
 }
 
 /* its memory may be gone before long */
 static void
-end_innermost(void)
+progress_end_innermost(void)
 {
-	release_entry(progress_running->entry);
+	progress_release_entry(progress_running->entry);
 	progress_running = progress_running->outer;
 }
 
@@ -277,7 +259,7 @@ end_innermost(void)
  * Say in the server's log how far the command has come, if it is time to.
  */
 static void
-log_progress(Running *running)
+progress_log(Running *running)
 {
 	instr_time	elapsed;
 	double		milliseconds;
@@ -304,12 +286,12 @@ log_progress(Running *running)
  * Transaction callback.  Nothing is running at a commit.
  */
 static void
-end_transaction(XactEvent event, void *arg pg_attribute_unused())
+progress_end_transaction(XactEvent event, void *arg pg_attribute_unused())
 {
 	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PARALLEL_ABORT)
 	{
 		while (progress_running != NULL)
-			end_innermost();
+			progress_end_innermost();
 	}
 }
 
@@ -317,26 +299,30 @@ end_transaction(XactEvent event, void *arg pg_attribute_unused())
  * Subtransaction callback.
  */
 static void
-end_subtransaction(SubXactEvent event,
-				   SubTransactionId subid pg_attribute_unused(),
-				   SubTransactionId parent pg_attribute_unused(),
-				   void *arg pg_attribute_unused())
+progress_end_subtransaction(SubXactEvent event,
+							SubTransactionId subid pg_attribute_unused(),
+							SubTransactionId parent pg_attribute_unused(),
+							void *arg pg_attribute_unused())
 {
 	if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
 		while (progress_running != NULL &&
 			   progress_running->nesting >= GetCurrentTransactionNestLevel())
-			end_innermost();
+			progress_end_innermost();
 	}
 }
 
 /*
- * Read an entry.  Returns false where there is no command, or one of another
- * database.
+ * Read one of MAX_COMMANDS entries.  Returns false where there is no command, or
+ * one of another database.
  */
-static bool
-read_entry(SharedProgress *entry, ProgressRow *row)
+bool
+progress_read(int i, ProgressRow *row)
 {
+	SharedProgress *entry = &shared->commands[i];
+	ProgressCommand command;
+	ProgressPhase phase;
+	Oid			database;
 	uint32		changes;
 
 	do
@@ -345,66 +331,15 @@ read_entry(SharedProgress *entry, ProgressRow *row)
 		changes = pg_atomic_read_u32(&entry->changes);
 		pg_read_barrier();
 		row->pid = pg_atomic_read_u32(&entry->pid);
-		row->database = pg_atomic_read_u32(&entry->database);
-		row->command = pg_atomic_read_u32(&entry->command);
-		row->phase = pg_atomic_read_u32(&entry->phase);
+		database = pg_atomic_read_u32(&entry->database);
+		command = pg_atomic_read_u32(&entry->command);
+		phase = pg_atomic_read_u32(&entry->phase);
 		row->done = pg_atomic_read_u64(&entry->done);
 		row->total = pg_atomic_read_u64(&entry->total);
 		pg_read_barrier();
 	} while (changes % 2 != 0 || changes != pg_atomic_read_u32(&entry->changes));
 
-	return row->pid != 0 && row->command != PROGRESS_NONE && row->database == MyDatabaseId;
-}
-
-static void
-progress_put_row(ReturnSetInfo *result, int pid, const char *command, const char *phase,
-				 uint64 done, uint64 total)
-{
-	Datum		values[5];
-	bool		nulls[5] = {false};
-
-	values[0] = Int32GetDatum(pid);
-	values[1] = CStringGetTextDatum(command);
-	values[2] = CStringGetTextDatum(phase);
-	values[3] = Int64GetDatum((int64) done);
-	values[4] = Int64GetDatum((int64) total);
-	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
-}
-
-/*
- * optout.command_progress(), behind the view optout.progress
- */
-Datum
-optout_command_progress(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	SharedDatabase load;
-
-	InitMaterializedSRF(fcinfo, 0);
-	shared_attach_to_report();
-	if (coverage_loading(&load))
-		progress_put_row(result, load.pid, "add keys", "reading the table", load.next, load.nblocks);
-	for (int i = 0; shared != NULL && i < MAX_COMMANDS; i++)
-	{
-		ProgressRow row;
-
-		if (read_entry(&shared->commands[i], &row))
-			progress_put_row(result, row.pid, commands[row.command].name, phases[row.phase].name,
-							 row.done, row.total);
-	}
-	return (Datum) 0;
-}
-
-/*
- * optout.load_progress(), behind the view optout.status: how far the adding of
- * this database's keys has come, from 0 to 1.
- */
-Datum
-optout_load_progress(PG_FUNCTION_ARGS)
-{
-	SharedDatabase load;
-
-	if (!coverage_loading(&load))
-		PG_RETURN_NULL();
-	PG_RETURN_FLOAT8((double) load.next / load.nblocks);
+	row->command = commands[command].name;
+	row->phase = phases[phase].name;
+	return row->pid != 0 && command != PROGRESS_NONE && database == MyDatabaseId;
 }

@@ -30,6 +30,16 @@ typedef enum ProgressPhase
 	PROGRESS_CHECKING_ALIASES
 } ProgressPhase;
 
+/* what others see of a command */
+typedef struct ProgressRow
+{
+	int			pid;
+	const char *command;
+	const char *phase;
+	uint64		done;
+	uint64		total;
+} ProgressRow;
+
 /* the innermost command that this backend is running, or NULL */
 extern struct Running *progress_running;
 
@@ -39,6 +49,7 @@ extern void progress_phase(ProgressPhase phase, uint64 total);
 extern void progress_set(uint64 done);
 extern void progress_row_is_known(void);
 extern void progress_end(void);
+extern bool progress_read(int i, ProgressRow *row);
 
 /*
  * A row of the state table has been made known to the filter.

@@ -11,9 +11,10 @@
  * So the opt-outs must have been committed, and the caller must not be one of
  * those who have asked: it cannot wait for itself.
  *
- * The lock's mode conflicts with nothing that administration or queries do.
- * It tells those who ingest from those who merely read the table, and it is one
- * that backends take without going through the shared lock table.
+ * The lock is the one that coverage_hold() takes, or where somebody alters the
+ * table right now RowShareLock.  Neither conflicts with anything that
+ * administration or queries do, and both are eligible for fast-path locking.
+ * Plain readers of the table (AccessShareLock) are not waited for.
  */
 #include "postgres.h"
 
@@ -35,10 +36,11 @@
 #include "utils/wait_event.h"
 
 #include "compat.h"
+#include "coverage.h"
 #include "settle.h"
-#include "state.h"
+#include "tables.h"
 
-/* what those who ask the filter hold, and what conflicts with that only */
+/* what those who ask hold if nothing stronger, and what conflicts with either */
 #define ASKING_LOCK RowShareLock
 #define SETTLING_LOCK ExclusiveLock
 
@@ -61,7 +63,8 @@ settle_register_now(void)
 
 	/* a subtransaction that is rolled back must not take the lock with it */
 	CurrentResourceOwner = TopTransactionResourceOwner;
-	table_close(state_open("opt_out_period", ASKING_LOCK), NoLock);
+	if (!coverage_hold())
+		table_close(tables_open("opt_out_period", ASKING_LOCK), NoLock);
 	CurrentResourceOwner = owner;
 	settle_registered = MyLocalTransactionId;
 }
@@ -116,7 +119,7 @@ settle_check_transaction(void)
 static VirtualTransactionId *
 settle_whom(void)
 {
-	Relation	rel = state_open("opt_out_period", AccessShareLock);
+	Relation	rel = tables_open("opt_out_period", AccessShareLock);
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, RelationGetRelid(rel));

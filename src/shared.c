@@ -29,8 +29,7 @@
 #include "utils/resowner.h"
 
 #include "compat.h"
-#include "filter.h"
-#include "memo.h"
+#include "key.h"
 #include "shared.h"
 
 Shared	   *shared = NULL;
@@ -112,18 +111,20 @@ level_size(int level)
 {
 	Size		size = (Size) filter_memory * 1024;
 
+	/* blocks are numbered by 32 bits */
+	size = (Size) Min(size / BLOCK_SIZE, PG_UINT32_MAX) * BLOCK_SIZE;
 	for (int i = LEVELS - 1; i > level; i--)
 		size /= LEVEL_FACTOR;
 	return TYPEALIGN(BLOCK_SIZE, size);
 }
 
-/* in bytes; about as much as the largest level, as a power of two */
+/* in bytes; at most twice as much as the largest level, as a power of two */
 static Size
 cache_size(void)
 {
 	Size		size = pg_nextpower2_size_t(level_size(LEVELS - 1));
 
-	return size > level_size(LEVELS - 1) ? size / 2 : size;
+	return size > level_size(LEVELS - 1) ? size : size * 2;
 }
 
 /* all that filter and cache need */
@@ -165,6 +166,7 @@ startup_shmem(void)
 	shared = ShmemInitStruct("optout", sizeof(Shared), &found);
 	if (!found)
 		init_shared(shared);
+	key_use_secret(shared->secret);
 	LWLockRegisterTranche(shared->tranche, "optout");
 	blocks = ShmemInitStruct("optout blocks", blocks_size(), &found);
 	if (!found)
@@ -251,9 +253,8 @@ attach(void)
 				 errmsg("another release of optout is in use on this server"),
 				 errhint("Restart the server."),
 				 errhidestmt(true), errhidecontext(true)));
-	/* keys have been made with another secret until now */
-	memo_invalidate();
 	shared = segment;
+	key_use_secret(shared->secret);
 	LWLockRegisterTranche(shared->tranche, "optout");
 }
 

@@ -19,7 +19,7 @@
  * change of either: the library may be replaced while the server runs, and then
  * backends with the old and the new one meet in memory made on demand.
  */
-#define LAYOUT 4
+#define LAYOUT 5
 
 #define LEVELS 3
 #define LEVEL_FACTOR 8
@@ -92,19 +92,28 @@ typedef struct Shared
 	uint32		layout;			/* first in every release */
 	LWLock		lock;			/* held to write anything but lookups */
 	int			tranche;		/* of that lock */
-	uint64		secret;			/* seed of the keys */
 
 	/* set once; the memory of filter and cache */
 	bool		has_blocks;
 	dsm_handle	blocks;			/* where, unless in main shared memory */
-	uint64		nblocks[LEVELS];	/* of the filter */
 
+	/* what every look-up reads and hardly anybody writes has lines of its own */
+	char		pad1[PG_CACHE_LINE_SIZE];
+	uint64		secret;			/* what keys begin with */
+	uint64		nblocks[LEVELS];	/* of the filter */
+	uint64		nbuckets;		/* of the cache, a power of two */
 	pg_atomic_uint32 level;		/* the current one */
+	char		pad2[PG_CACHE_LINE_SIZE];
+
+	/* what every opt-out writes */
 	pg_atomic_uint64 keys;		/* how many have been added */
+	char		pad3[PG_CACHE_LINE_SIZE];
+
+	/* what every transaction that asked writes */
 	pg_atomic_uint64 lookups[LOOKUP_KINDS];
+	char		pad4[PG_CACHE_LINE_SIZE];
 
 	/* of the cache: for each group its youngest writer, a full transaction id */
-	uint64		nbuckets;		/* a power of two */
 	pg_atomic_uint64 writers[CACHE_GROUPS];
 
 	bool		said_no_room;	/* for another database */

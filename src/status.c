@@ -1,6 +1,6 @@
 /*
  * status.c
- *		What an administrator can learn of the shared filter: optout.status and
+ *		What an administrator can learn: optout.status, optout.progress, and
  *		optout.verify().
  */
 #include "postgres.h"
@@ -13,15 +13,22 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
 
 #include "compat.h"
 #include "coverage.h"
 #include "filter.h"
 #include "periods.h"
-#include "state.h"
+#include "progress.h"
+#include "shared.h"
+#include "tables.h"
 
 PG_FUNCTION_INFO_V1(optout_filter_statistics);
+PG_FUNCTION_INFO_V1(optout_load_progress);
+PG_FUNCTION_INFO_V1(optout_command_progress);
 PG_FUNCTION_INFO_V1(optout_verify);
+
+static void status_put_progress(ReturnSetInfo *result, const ProgressRow *row);
 
 /*
  * optout.filter_statistics(), behind the view optout.status
@@ -39,13 +46,14 @@ optout_filter_statistics(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 
 	values[0] = CStringGetTextDatum(shared_filter);
-	if (filter_statistics(&stats))
+	if (shared_blocks[0] != NULL)
 	{
-		values[1] = Int64GetDatum(stats.memory);
+		filter_statistics(&stats);
+		values[1] = Int64GetDatum((int64) shared_memory());
 		values[2] = Int64GetDatum(stats.keys);
 		values[3] = Float8GetDatum(stats.false_positive_rate);
 		for (int kind = 0; kind < LOOKUP_KINDS; kind++)
-			values[4 + kind] = Int64GetDatum((int64) stats.lookups[kind]);
+			values[4 + kind] = Int64GetDatum((int64) pg_atomic_read_u64(&shared->lookups[kind]));
 	}
 	else
 	{
@@ -53,6 +61,63 @@ optout_filter_statistics(PG_FUNCTION_ARGS)
 			nulls[i] = true;
 	}
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
+}
+
+/*
+ * optout.load_progress(), behind the view optout.status: how far the adding of
+ * this database's keys has come, from 0 to 1.
+ */
+Datum
+optout_load_progress(PG_FUNCTION_ARGS)
+{
+	SharedDatabase load;
+
+	if (!coverage_loading(&load))
+		PG_RETURN_NULL();
+	PG_RETURN_FLOAT8((double) load.next / load.nblocks);
+}
+
+/*
+ * optout.command_progress(), behind the view optout.progress
+ */
+Datum
+optout_command_progress(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	SharedDatabase load;
+	ProgressRow row;
+
+	InitMaterializedSRF(fcinfo, 0);
+	shared_attach_to_report();
+	if (coverage_loading(&load))
+	{
+		row.pid = load.pid;
+		row.command = "add keys";
+		row.phase = "reading the table";
+		row.done = load.next;
+		row.total = load.nblocks;
+		status_put_progress(result, &row);
+	}
+	for (int i = 0; shared != NULL && i < MAX_COMMANDS; i++)
+	{
+		if (progress_read(i, &row))
+			status_put_progress(result, &row);
+	}
+	return (Datum) 0;
+}
+
+static void
+status_put_progress(ReturnSetInfo *result, const ProgressRow *row)
+{
+	Datum		values[5];
+	bool		nulls[5] = {false};
+
+	values[0] = Int32GetDatum(row->pid);
+	values[1] = CStringGetTextDatum(row->command);
+	values[2] = CStringGetTextDatum(row->phase);
+	values[3] = Int64GetDatum((int64) row->done);
+	values[4] = Int64GetDatum((int64) row->total);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
 /*
@@ -70,18 +135,16 @@ optout_verify(PG_FUNCTION_ARGS)
 	int64		missed = 0;
 
 	/* nobody trusts a filter that is not ready, so it misses nothing */
-	if (coverage() != COVERAGE_FULL)
+	if (coverage_now() != COVERAGE_FULL)
 		PG_RETURN_INT64(0);
 
-	rel = state_open("opt_out_period", AccessShareLock);
+	rel = tables_open("opt_out_period", AccessShareLock);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	scan = table_beginscan(rel, snapshot, 0, NULL, SO_NONE);
 	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 	{
-		UserKey		key = periods_key(rel, tuple);
-
 		CHECK_FOR_INTERRUPTS();
-		if (!filter_maybe_contains(&key))
+		if (!filter_maybe_contains(periods_hash(rel, tuple)))
 			missed++;
 	}
 	table_endscan(scan);

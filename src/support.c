@@ -36,7 +36,7 @@
 #include "filter.h"
 #include "ident.h"
 #include "periods.h"
-#include "state.h"
+#include "tables.h"
 
 /*
  * What a call costs, in units of cpu_operator_cost.  The planner has the cheapest
@@ -186,7 +186,7 @@ discarded_share_of_values(Oid type, text *organization, const AttStatsSlot *slot
 static double
 discarded_share_of_users(void)
 {
-	Relation	rel = state_open("product_user", AccessShareLock);
+	Relation	rel = tables_open("product_user", AccessShareLock);
 	double		users = rel->rd_rel->reltuples;
 
 	table_close(rel, NoLock);

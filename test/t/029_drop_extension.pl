@@ -148,7 +148,7 @@ $copy->query('BEGIN');
 $copy->begin_copy('COPY filtered FROM STDIN WHERE optout.accepts(user_id)');
 $copy->send("before\n$out[0]\n" x 2000);
 $node->poll_query_until($dbname, q{
-	SELECT count(*) > 0 FROM pg_locks WHERE relation = 'optout.opt_out_period'::regclass AND mode = 'RowShareLock'})
+	SELECT count(*) > 0 FROM pg_locks WHERE relation = 'optout.opt_out_period'::regclass AND mode = 'RowExclusiveLock'})
   or die 'COPY has not begun';
 $dropper->begin('DROP EXTENSION optout');
 $dropper->wait_for_lock($node);

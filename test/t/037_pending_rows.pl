@@ -58,7 +58,7 @@ for my $name ('aaa', 'zzz')
 
 		# a failure in the first row's trigger, after it has asked for the second's user
 		for my $way ("SELECT optout.$do('{$a,$b}'::text[])",
-			"BEGIN; SAVEPOINT s; SELECT optout.$do('{$a,$b}'::text[])")
+			"BEGIN; SELECT optout.accepts('nobody'); SAVEPOINT s; SELECT optout.$do('{$a,$b}'::text[])")
 		{
 			$session->query("SET test.users = '$b'; SET test.fails = 'on'");
 			my $failed = $session->query_fails($way);
@@ -70,7 +70,7 @@ for my $name ('aaa', 'zzz')
 		}
 
 		# and one that goes through
-		$session->query("SET test.users = '$a $b'; SET test.fails = 'off'; BEGIN; SELECT optout.$do('{$a,$b}'::text[])");
+		$session->query("SET test.users = '$a $b'; SET test.fails = 'off'; BEGIN; SELECT optout.accepts('nobody'); SELECT optout.$do('{$a,$b}'::text[])");
 		is($session->query('SELECT count(*), count(DISTINCT user_id), bool_or(accepted), bool_and(accepted), bool_or(counted), bool_and(counted) FROM heard'),
 			join('|', 4, 2, ($accepted) x 4), "$name, $kind: the trigger is told of both, in both rows");
 		is($session->query($ask), $accepted eq 't' ? 'true true' : 'false false', "$name, $kind: the next statement");

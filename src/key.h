@@ -1,0 +1,86 @@
+/*
+ * key.h
+ *		Keys of users: what filter, cache and memo know them by.
+ */
+#ifndef OPTOUT_KEY_H
+#define OPTOUT_KEY_H
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "ident.h"
+
+/*
+ * A user of an organization of this database, hashed with the server's secret.
+ * No two users are expected to have the same one.
+ */
+typedef struct UserKey
+{
+	uint64		low;
+	uint64		high;
+} UserKey;
+
+/* what the hashes of an organization's users begin with */
+typedef struct KeySeed
+{
+	uint64		seed;
+	int			len;			/* of the name; -1 where there is none */
+	char		name[IDENT_MAX_LEN];
+} KeySeed;
+
+/* of the last organization that was named, and of the setting's */
+extern KeySeed key_named;
+extern KeySeed key_setting;
+extern uint32 key_setting_version;
+
+/* counts secrets; a key made with another one is void */
+extern uint64 key_generation;
+
+extern void key_use_secret(uint64 secret);
+extern uint64 key_make_seed(text *organization);
+
+/*
+ * The seed of an organization's users, if it has been made already.  Then the
+ * name is known to be one.
+ */
+static inline bool
+key_find_seed(text *organization, uint64 *seed)
+{
+	if (organization == organization_setting_text)
+	{
+		*seed = key_setting.seed;
+		return likely(key_setting_version == organization_setting_version);
+	}
+	*seed = key_named.seed;
+	return likely((int) VARSIZE_ANY_EXHDR(organization) == key_named.len &&
+				  memcmp(VARDATA_ANY(organization), key_named.name, key_named.len) == 0);
+}
+
+static inline uint64
+key_seed(text *organization)
+{
+	uint64		seed;
+
+	return likely(key_find_seed(organization, &seed)) ? seed : key_make_seed(organization);
+}
+
+/*
+ * The hash that the filter goes by, which costs half as much as the key.
+ */
+static inline uint64
+key_hash(const char *user_id, int len, uint64 seed)
+{
+	return XXH3_64bits_withSeed(user_id, len, seed);
+}
+
+static inline UserKey
+key_of(text *user_id, uint64 seed)
+{
+	XXH128_hash_t hash = XXH3_128bits_withSeed(VARDATA_ANY(user_id),
+											   VARSIZE_ANY_EXHDR(user_id), seed);
+	UserKey		key = {hash.low64, hash.high64};
+
+	return key;
+}
+
+#endif							/* OPTOUT_KEY_H */

@@ -1,0 +1,14 @@
+/*
+ * lock.h
+ *		Locks on users' rows.
+ */
+#ifndef OPTOUT_LOCK_H
+#define OPTOUT_LOCK_H
+
+#include "ident.h"
+
+extern UserIds lock_users(const char *table, const char *index, bool user_id_first,
+						  const char *query, text *organization, const UserIds *users,
+						  uint64 *nrows);
+
+#endif							/* OPTOUT_LOCK_H */

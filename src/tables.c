@@ -1,0 +1,388 @@
+/*
+ * tables.c
+ *		Access to the extension's tables under the latest snapshot.
+ *
+ * Who is opted out is what has been committed by now, not what had been when
+ * the statement or the transaction began.  So every look-up here takes a
+ * snapshot of its own, at any isolation level; it sees the changes that the
+ * transaction's earlier commands made, and no others that are not committed.
+ *
+ * Only two things act with other rights than the caller's: the look-ups, which
+ * check no privilege at all, and tables_execute(), which acts as the tables'
+ * owner.  Callers check authority first.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/index.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "tcop/utility.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "compat.h"
+#include "tables.h"
+
+/* what tables_select_ids() finds, and where it is to be kept */
+typedef struct SelectedIds
+{
+	MemoryContext context;
+	UserIds		ids;
+} SelectedIds;
+
+static Oid	tables_namespace(bool missing_ok);
+static Oid	tables_relid(const char *relname);
+static void tables_save_count(void *arg);
+static void tables_save_ids(void *arg);
+
+/*
+ * The owner of the extension.
+ */
+Oid
+tables_owner(void)
+{
+	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Oid			owner = InvalidOid;
+
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber,
+				F_NAMEEQ, CStringGetDatum("optout"));
+	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+
+	if (!OidIsValid(owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("extension \"%s\" does not exist", "optout")));
+	return owner;
+}
+
+/*
+ * The extension's schema.  Somebody who renames it leaves its name to others,
+ * whose tables must not be taken for the extension's.  So make sure that a schema
+ * of this name is the extension's, once for each that is met.
+ */
+static Oid
+tables_namespace(bool missing_ok)
+{
+	static Oid	verified = InvalidOid;
+	Oid			nspid = get_namespace_oid("optout", missing_ok);
+
+	if (nspid != verified && OidIsValid(nspid))
+	{
+		Oid			extension = get_extension_oid("optout", true);
+
+		if (OidIsValid(extension) &&
+			getExtensionOfObject(NamespaceRelationId, nspid) == extension)
+			verified = nspid;
+		else if (missing_ok)
+			return InvalidOid;
+		else
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_SCHEMA),
+					 errmsg("schema \"%s\" is not that of the extension", "optout")));
+	}
+	return nspid;
+}
+
+static Oid
+tables_relid(const char *relname)
+{
+	Oid			nspid = tables_namespace(false);
+	Oid			relid = get_relname_relid(relname, nspid);
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"%s.%s\" does not exist", "optout", relname)));
+	return relid;
+}
+
+/*
+ * One of the extension's tables, not locked.
+ */
+Oid
+tables_find(const char *table)
+{
+	return tables_relid(table);
+}
+
+/*
+ * Open one of the extension's tables.
+ */
+Relation
+tables_open(const char *table, LOCKMODE lockmode)
+{
+	Relation	rel;
+
+	/* whoever had it locked may have dropped it, and made another */
+	while ((rel = try_table_open(tables_relid(table), lockmode)) == NULL)
+		CHECK_FOR_INTERRUPTS();
+	return rel;
+}
+
+/*
+ * The same, but NULL where there is none.
+ */
+Relation
+tables_try_open(const char *table, LOCKMODE lockmode)
+{
+	Oid			nspid = tables_namespace(true);
+	Oid			relid = OidIsValid(nspid) ? get_relname_relid(table, nspid) : InvalidOid;
+
+	return OidIsValid(relid) ? try_table_open(relid, lockmode) : NULL;
+}
+
+/*
+ * Whether there are aliases and actors, which came with 1.2: until ALTER EXTENSION
+ * UPDATE the SQL objects are an older version's.
+ */
+bool
+tables_has_aliases(void)
+{
+	return OidIsValid(get_relname_relid("user_alias", tables_namespace(false)));
+}
+
+/*
+ * Whether the relation is this one of the extension's tables.
+ */
+bool
+tables_is(Relation rel, const char *table)
+{
+	return strcmp(RelationGetRelationName(rel), table) == 0 &&
+		RelationGetNamespace(rel) == tables_namespace(true);
+}
+
+/*
+ * One of the table's indexes.  The table is open, so the index stays.
+ */
+Oid
+tables_index(Relation rel, const char *index)
+{
+	Oid			indexid = tables_relid(index);
+
+	/* the schema may have been renamed since, and another have the name */
+	if (IndexGetRelation(indexid, true) != RelationGetRelid(rel))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("\"%s\" is not an index of relation \"%s\"",
+						index, RelationGetRelationName(rel))));
+	return indexid;
+}
+
+/*
+ * One of the extension's functions without arguments; InvalidOid where there is
+ * none.  LookupFuncName() would ask for the caller's USAGE on the schema, and
+ * whoever writes to a guarded table needs none.
+ */
+Oid
+tables_function(const char *function)
+{
+	Oid			nspid = tables_namespace(true);
+
+	return !OidIsValid(nspid) ? InvalidOid :
+		GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
+						CStringGetDatum(function),
+						PointerGetDatum(buildoidvector(NULL, 0)),
+						ObjectIdGetDatum(nspid));
+}
+
+/*
+ * The latest snapshot, registered.  No newer one than the query's can be taken in
+ * parallel mode.
+ */
+Snapshot
+tables_snapshot(void)
+{
+	return RegisterSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());
+}
+
+/*
+ * A key for tables_beginscan() and lock_users(): the table's column, of type
+ * text, equals the value.
+ */
+void
+tables_key(ScanKey key, AttrNumber attnum, text *value)
+{
+	ScanKeyInit(key, attnum, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(value));
+}
+
+/*
+ * Scan an index of the table for rows that equal the keys, under the latest
+ * snapshot.  The keys come in the order of the index's columns.
+ */
+void
+tables_beginscan(TablesScan *scan, Relation rel, Oid index,
+				 int nkeys, const ScanKeyData *keys)
+{
+	/* some versions of systable_beginscan() write into the keys */
+	ScanKeyData copy[INDEX_MAX_KEYS];
+
+	Assert(nkeys <= INDEX_MAX_KEYS);
+	memcpy(copy, keys, nkeys * sizeof(ScanKeyData));
+
+	scan->rel = rel;
+	scan->snapshot = tables_snapshot();
+	scan->scan = systable_beginscan(rel, index, true, scan->snapshot,
+									nkeys, copy);
+}
+
+/* the next row, or NULL; valid until the next call */
+HeapTuple
+tables_getnext(TablesScan *scan)
+{
+	return systable_getnext(scan->scan);
+}
+
+void
+tables_endscan(TablesScan *scan)
+{
+	systable_endscan(scan->scan);
+	UnregisterSnapshot(scan->snapshot);
+}
+
+/*
+ * Raise an error if the SQL function that was called cannot write now.  For
+ * those that lock before they execute any command, which would raise it.
+ */
+void
+tables_prevent_if_read_only(FunctionCallInfo fcinfo)
+{
+	char	   *function = psprintf("optout.%s()", get_func_name(fcinfo->flinfo->fn_oid));
+
+	PreventCommandIfReadOnly(function);
+	PreventCommandIfParallelMode(function);
+}
+
+/*
+ * Execute a command as the owner of the tables, under a snapshot taken now.
+ * Returns how many rows it changed.  The caller's search_path is in force, so
+ * the SQL function must have pinned it.
+ */
+uint64
+tables_execute(const char *command, int nargs, Oid *argtypes,
+			   Datum *values, const char *nulls)
+{
+	return tables_execute_under(command, nargs, argtypes, values, nulls, NULL, NULL, NULL);
+}
+
+/*
+ * The same for a query that returns one row with one bigint, which is returned.
+ */
+uint64
+tables_select_count(const char *query, int nargs, Oid *argtypes,
+					Datum *values, const char *nulls)
+{
+	uint64		count;
+
+	tables_execute_under(query, nargs, argtypes, values, nulls, NULL, tables_save_count, &count);
+	return count;
+}
+
+static void
+tables_save_count(void *arg)
+{
+	bool		isnull;
+
+	*(uint64 *) arg = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+												  SPI_tuptable->tupdesc, 1, &isnull));
+	Assert(!isnull);
+}
+
+/*
+ * The same for a query that returns ids, which are returned in the order of the
+ * query.
+ */
+UserIds
+tables_select_ids(const char *query, int nargs, Oid *argtypes, Datum *values)
+{
+	SelectedIds selected;
+
+	selected.context = CurrentMemoryContext;
+	tables_execute_under(query, nargs, argtypes, values, NULL, NULL, tables_save_ids, &selected);
+	return selected.ids;
+}
+
+static void
+tables_save_ids(void *arg)
+{
+	SelectedIds *selected = arg;
+	MemoryContext old_context = MemoryContextSwitchTo(selected->context);
+	UserIds    *ids = &selected->ids;
+
+	ids->count = 0;
+	ids->ids = palloc_extended(Max(SPI_processed, 1) * sizeof(Datum), MCXT_ALLOC_HUGE);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		Datum		id = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
+
+		CHECK_FOR_INTERRUPTS();
+		ids->ids[ids->count++] = PointerGetDatum(DatumGetTextPCopy(id));
+	}
+	MemoryContextSwitchTo(old_context);
+}
+
+/*
+ * The same under the given snapshot or, if it is NULL, one taken now.  What it returns is
+ * for "rows" to look at.
+ */
+uint64
+tables_execute_under(const char *command, int nargs, Oid *argtypes,
+					 Datum *values, const char *nulls,
+					 Snapshot snapshot, void (*rows) (void *arg), void *arg)
+{
+	Oid			save_userid;
+	int			save_sec_context;
+	SPIPlanPtr	plan;
+	Snapshot	own_snapshot = NULL;
+	int			rc;
+	uint64		processed;
+
+	/* an error resets this at the end of the (sub)transaction */
+	GetUserIdAndSecContext(&save_userid, &save_sec_context);
+	SetUserIdAndSecContext(tables_owner(),
+						   save_sec_context | SECURITY_LOCAL_USERID_CHANGE);
+
+	SPI_connect();
+	plan = SPI_prepare(command, nargs, argtypes);
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+
+	if (snapshot == NULL)
+		snapshot = own_snapshot = tables_snapshot();
+	rc = SPI_execute_snapshot(plan, values, nulls, snapshot, InvalidSnapshot,
+							  false, true, 0);
+	if (rc < 0)
+		elog(ERROR, "SPI_execute_snapshot failed: %s", SPI_result_code_string(rc));
+	if (own_snapshot != NULL)
+		UnregisterSnapshot(own_snapshot);
+
+	processed = SPI_processed;
+	if (rows != NULL)
+		rows(arg);
+
+	SPI_finish();
+	SetUserIdAndSecContext(save_userid, save_sec_context);
+	return processed;
+}

@@ -1,0 +1,52 @@
+/*
+ * tables.h
+ *		Access to the extension's tables under the latest snapshot.
+ */
+#ifndef OPTOUT_TABLES_H
+#define OPTOUT_TABLES_H
+
+#include "access/genam.h"
+#include "access/skey.h"
+#include "fmgr.h"
+#include "utils/rel.h"
+#include "utils/snapshot.h"
+
+#include "ident.h"
+
+typedef struct TablesScan
+{
+	Relation	rel;
+	Snapshot	snapshot;
+	SysScanDesc scan;
+} TablesScan;
+
+extern Oid	tables_owner(void);
+
+extern Relation tables_open(const char *table, LOCKMODE lockmode);
+extern Relation tables_try_open(const char *table, LOCKMODE lockmode);
+extern bool tables_is(Relation rel, const char *table);
+extern bool tables_has_aliases(void);
+extern Oid	tables_find(const char *table);
+extern Oid	tables_index(Relation rel, const char *index);
+extern Oid	tables_function(const char *function);
+
+extern Snapshot tables_snapshot(void);
+extern void tables_key(ScanKey key, AttrNumber attnum, text *value);
+extern void tables_beginscan(TablesScan *scan, Relation rel, Oid index,
+							 int nkeys, const ScanKeyData *keys);
+extern HeapTuple tables_getnext(TablesScan *scan);
+extern void tables_endscan(TablesScan *scan);
+
+extern void tables_prevent_if_read_only(FunctionCallInfo fcinfo);
+
+extern uint64 tables_execute(const char *command, int nargs, Oid *argtypes,
+							 Datum *values, const char *nulls);
+extern uint64 tables_select_count(const char *query, int nargs, Oid *argtypes,
+								  Datum *values, const char *nulls);
+extern UserIds tables_select_ids(const char *query, int nargs, Oid *argtypes,
+								 Datum *values);
+extern uint64 tables_execute_under(const char *command, int nargs, Oid *argtypes,
+								   Datum *values, const char *nulls,
+								   Snapshot snapshot, void (*rows) (void *arg), void *arg);
+
+#endif							/* OPTOUT_TABLES_H */
