@@ -14,8 +14,8 @@
  *	  creates the extension on each worker, with an empty list, and has the
  *	  workers call the filter.
  *
- * The answer is kept until a change of these catalogs is reported.  coverage_is_full
- * holds only while the list is complete, so whoever relies on it need not ask here.
+ * The answer is kept until a change of these catalogs is reported.  coverage.c, which
+ * asks before it lets anybody trust the filter, is told of each.
  */
 #include "postgres.h"
 
@@ -35,7 +35,6 @@
 
 #include "compat.h"
 #include "complete.h"
-#include "coverage.h"
 #include "ledger.h"
 #include "tables.h"
 
@@ -45,6 +44,9 @@
 
 /* setting */
 static bool assume_complete = false;
+
+/* whom to tell that the answer may be another one now */
+static void (*complete_changed) (void) = NULL;
 
 bool		complete_is_valid = false;
 static uint64 invalidations = 0;
@@ -82,9 +84,13 @@ complete_define_settings(void)
 							 NULL, complete_assign, NULL);
 }
 
+/*
+ * Ask for being told of changes, and pass that on.
+ */
 void
-complete_install_hooks(void)
+complete_install_hooks(void (*changed) (void))
 {
+	complete_changed = changed;
 	CacheRegisterSyscacheCallback(SUBSCRIPTIONRELMAP, complete_subscription_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(RELNAMENSP, complete_name_changed, (Datum) 0);
 	CacheRegisterRelcacheCallback(complete_relation_changed, (Datum) 0);
@@ -95,8 +101,8 @@ complete_invalidate(void)
 {
 	invalidations++;
 	complete_is_valid = false;
-	coverage_is_full = false;
-	coverage_held_transaction = InvalidLocalTransactionId;
+	if (complete_changed != NULL)
+		complete_changed();
 }
 
 /* assign hook */

@@ -9,7 +9,7 @@
 extern bool complete_is_valid;
 
 extern void complete_define_settings(void);
-extern void complete_install_hooks(void);
+extern void complete_install_hooks(void (*changed) (void));
 extern bool complete(void);
 extern void complete_check(void);
 

@@ -158,6 +158,7 @@ static uint64 load_not_before = 0;
 static bool no_room = false;	/* nobody can, for this database */
 
 static void coverage_assign_filter(bool newval, void *extra);
+static void coverage_forget(void);
 static void invalidate(Datum arg, Oid relid);
 static bool sees_every_row(Relation pg_trigger, HeapTuple tuple);
 static TransactionId database_xmin(void);
@@ -210,6 +211,7 @@ void
 coverage_install_hooks(void)
 {
 	CacheRegisterRelcacheCallback(invalidate, (Datum) 0);
+	complete_install_hooks(coverage_forget);
 	RegisterXactCallback(coverage_end_transaction, NULL);
 }
 
@@ -220,6 +222,16 @@ static void
 coverage_end_transaction(XactEvent event pg_attribute_unused(), void *arg pg_attribute_unused())
 {
 	coverage_command = InvalidCommandId;
+}
+
+/*
+ * Filter and cache are not to be trusted before coverage_check() has looked again.
+ */
+static void
+coverage_forget(void)
+{
+	coverage_is_full = false;
+	coverage_held_transaction = InvalidLocalTransactionId;
 }
 
 /*
@@ -235,8 +247,7 @@ invalidate(Datum arg pg_attribute_unused(), Oid relid)
 	{
 		invalidations++;
 		version_valid = false;
-		coverage_is_full = false;
-		coverage_held_transaction = InvalidLocalTransactionId;
+		coverage_forget();
 		memo_invalidate();
 	}
 }

@@ -15,11 +15,11 @@
  *	lock.c			how users' rows are locked
  *	periods.c		who is and was opted out	(step 4)
  *	memo.c			who has been looked up by this session	(step 3)
+ *	ledger.c		how many events were discarded
  *	complete.c		whether this server can know who is opted out
  *	coverage.c		whether the steps before the table can be trusted
  *	settle.c		waiting for those who ingest
  *	replicas.c		what waiting for other servers takes
- *	ledger.c		how many events were discarded
  *	accepts.c		the filter functions, which take these steps
  *	fkey.c			what a foreign key's action changes
  *	guard.c			the trigger that applies them
@@ -65,7 +65,6 @@ _PG_init(void)
 	shared_define_settings();
 	links_define_settings();
 	coverage_install_hooks();
-	complete_install_hooks();
 	accepts_install_hooks();
 	shared_install_hooks();
 	ledger_install_hooks();
