@@ -48,25 +48,355 @@ COMMENT ON PROCEDURE optout.settle(interval) IS
 ALTER TABLE optout.discard_ledger SET (fillfactor = 45);
 
 ----------------------------------------------------------------------
+-- Many servers
+----------------------------------------------------------------------
+
+CREATE FUNCTION optout.committed_lsn()
+RETURNS pg_lsn
+AS 'MODULE_PATHNAME', 'optout_committed_lsn' LANGUAGE C;
+COMMENT ON FUNCTION optout.committed_lsn() IS
+'What optout.settle_replicas() waits for: a position in the write-ahead log that comes after all transactions committed by now, and that replicas can confirm.';
+REVOKE ALL ON FUNCTION optout.committed_lsn() FROM PUBLIC;
+-- settle_replicas() needs it
+GRANT EXECUTE ON FUNCTION optout.committed_lsn() TO PUBLIC;
+
+-- What a slot is for, the publisher cannot know: every slot of pgoutput or pglogical
+-- counts, unless the setting names it.
+CREATE OR REPLACE VIEW optout.replicas AS
+SELECT r.name, r.kind, r.connected, r.applied,
+	   CASE WHEN r.applied IS NOT NULL THEN
+			GREATEST(pg_catalog.pg_wal_lsn_diff(
+				CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_flush_lsn() END,
+				r.applied), 0)::bigint
+	   END AS lag
+  FROM (SELECT s.slot_name::text AS name,
+			   CASE WHEN s.slot_name::text ~ '^pg_[0-9]+_sync_[0-9]+_' THEN 'initial copy' ELSE 'subscriber' END AS kind,
+			   s.active AS connected,
+			   CASE WHEN s.slot_name::text !~ '^pg_[0-9]+_sync_[0-9]+_' THEN s.confirmed_flush_lsn END AS applied
+		  FROM pg_catalog.pg_replication_slots s
+		 WHERE s.slot_type = 'logical' AND s.plugin IN ('pgoutput', 'pglogical_output')
+		   AND s.database = pg_catalog.current_database()
+		 UNION ALL
+		SELECT COALESCE(s.slot_name::text, w.application_name), 'standby', true, w.replay_lsn
+		  FROM pg_catalog.pg_stat_replication w
+			   LEFT JOIN pg_catalog.pg_replication_slots s ON s.active_pid = w.pid
+		 WHERE s.slot_type IS DISTINCT FROM 'logical' AND w.application_name !~ '^pg_[0-9]+_sync_[0-9]+_'
+		   AND COALESCE(w.state, 'streaming') IN ('catchup', 'streaming')
+		   AND NOT (w.write_lsn IS NOT NULL AND w.replay_lsn IS NULL)
+		 UNION ALL
+		SELECT s.slot_name::text, 'standby', false, NULL
+		  FROM pg_catalog.pg_replication_slots s
+		 WHERE s.slot_type = 'physical' AND NOT s.active) r
+ WHERE r.name IS NULL
+	OR r.name <> ALL (pg_catalog.regexp_split_to_array(COALESCE(pg_catalog.current_setting('optout.no_replicas', true), ''), '[ ,]+'));
+COMMENT ON VIEW optout.replicas IS
+'Who receives this server''s opt-outs: subscribers of this database by logical replication or pglogical, and streaming standbys, but those that the setting optout.no_replicas names. A standby without a slot is seen only while it is connected. Whether a subscriber has begun to copy the table, it alone knows: see the view optout.status there.';
+
+CREATE OR REPLACE PROCEDURE optout.settle_replicas(timeout interval DEFAULT NULL, names text[] DEFAULT NULL)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	target pg_lsn;
+	deadline CONSTANT timestamptz := clock_timestamp() + timeout;
+	unknown text;
+	behind text;
+BEGIN
+	IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
+		RAISE EXCEPTION USING ERRCODE = 'active_sql_transaction',
+			MESSAGE = 'optout.settle_replicas() cannot run in a transaction that has written',
+			DETAIL = 'Replicas receive nothing of it before it is committed.',
+			HINT = 'Commit first.';
+	END IF;
+	SELECT n INTO unknown FROM unnest(names) AS n
+	 WHERE n IS NULL OR NOT EXISTS (SELECT FROM optout.replicas r WHERE r.name = n) LIMIT 1;
+	IF FOUND THEN
+		RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+			MESSAGE = format('replica %s does not exist', COALESCE(quote_ident(unknown), 'NULL')),
+			HINT = 'See the view optout.replicas.';
+	END IF;
+	target := optout.committed_lsn();
+	LOOP
+		-- or a transaction keeps seeing the connections it has seen first
+		PERFORM pg_stat_clear_snapshot();
+		SELECT string_agg(r.name, ', ' ORDER BY r.name) INTO behind
+		  FROM (SELECT name, applied FROM optout.replicas WHERE names IS NULL
+				 UNION ALL
+				SELECT n, (SELECT min(r.applied) FROM optout.replicas r WHERE r.name = n) FROM unnest(names) AS n) AS r
+		 WHERE r.applied IS NULL OR r.applied < target;
+		EXIT WHEN behind IS NULL;
+		IF clock_timestamp() >= deadline THEN
+			RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+				MESSAGE = format('replicas have not applied all changes within %s', timeout),
+				DETAIL = format('Behind: %s.', behind),
+				HINT = 'See the view optout.replicas. Name what receives no opt-outs in the setting optout.no_replicas.';
+		END IF;
+		PERFORM pg_sleep(0.02);
+	END LOOP;
+END
+$$;
+
+-- The upper half of a slot says which server and database the row belongs to; see
+-- src/ledger.c.
+ALTER TABLE optout.discard_ledger ALTER COLUMN slot TYPE bigint;
+COMMENT ON COLUMN optout.discard_ledger.slot IS 'Which of several rows of the hour, so that ingesting sessions do not wait for each other; view optout.discards adds them up. The upper 32 bits stand for the server and database that discarded; 0, or the sign of a negative number, where version 1.1 or older did.';
+
+CREATE OR REPLACE FUNCTION optout.compact_discards(before timestamptz DEFAULT NULL)
+RETURNS bigint
+LANGUAGE sql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH removed AS (
+		DELETE FROM optout.discard_ledger l
+		 WHERE l.hour < date_trunc('hour', LEAST(before, clock_timestamp()), 'UTC')
+		   AND EXISTS (SELECT FROM optout.discard_ledger other
+						WHERE other.organization = l.organization AND other.hour = l.hour
+						  AND GREATEST(other.slot >> 32, 0) = GREATEST(l.slot >> 32, 0)
+						  AND other.slot <> l.slot)
+		RETURNING l.organization, l.hour, l.slot, l.discarded
+	), added AS (
+		INSERT INTO optout.discard_ledger (organization, hour, slot, discarded)
+		SELECT r.organization, r.hour, min(r.slot), sum(r.discarded)
+		  FROM removed r
+		 GROUP BY r.organization, r.hour, GREATEST(r.slot >> 32, 0)
+		RETURNING 1
+	)
+	SELECT (SELECT count(*) FROM removed) - (SELECT count(*) FROM added)
+$$;
+COMMENT ON FUNCTION optout.compact_discards(timestamptz) IS
+'Merge the rows of optout.discard_ledger to one for each organization, hour and server, of hours that ended before the given time (NULL: all but the current hour). Returns how many rows fewer there are. For the owner of the extension and whom they grant EXECUTE.';
+
+-- The chunks of TimescaleDB's hypertables are inheritance children, to which it
+-- copies the hypertable's triggers, those of later chunks without ENABLE ALWAYS.
+-- A hypertable is listed once, with whatever the weakest of its chunks does.
+CREATE OR REPLACE VIEW optout.guarded WITH (security_barrier) AS
+SELECT t.tgrelid::regclass AS relation,
+	   (SELECT a.attname FROM pg_catalog.pg_attribute a
+		 WHERE a.attrelid = t.tgrelid AND a.attnum = t.tgattr[pg_catalog.array_position(g.args, 'user_id') - 1]) AS user_id,
+	   (SELECT a.attname FROM pg_catalog.pg_attribute a
+		 WHERE a.attrelid = t.tgrelid AND a.attnum = t.tgattr[pg_catalog.array_position(g.args, 'organization') - 1]) AS organization,
+	   (SELECT a.attname FROM pg_catalog.pg_attribute a
+		 WHERE a.attrelid = t.tgrelid AND a.attnum = t.tgattr[pg_catalog.array_position(g.args, 'occurred_at') - 1]) AS occurred_at,
+	   CASE COALESCE((SELECT pg_catalog.min(c.tgenabled::text) FILTER (WHERE c.tgenabled <> 'A')
+						FROM pg_catalog.pg_trigger c
+							 JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.tgrelid
+							 JOIN pg_catalog.pg_class k ON k.oid = c.tgrelid
+					   WHERE t.tgenabled = 'A' AND i.inhparent = t.tgrelid AND c.tgfoid = t.tgfoid
+						 AND k.relnamespace = pg_catalog.to_regnamespace('_timescaledb_internal')), t.tgenabled::text)
+			WHEN 'A' THEN 'always' WHEN 'O' THEN 'origin' WHEN 'R' THEN 'replica' ELSE 'never' END AS fires
+  FROM pg_catalog.pg_trigger t
+	   CROSS JOIN LATERAL (SELECT pg_catalog.string_to_array(pg_catalog.encode(t.tgargs, 'escape'), '\000') AS args) g
+ WHERE t.tgfoid = 'optout.discard_opted_out()'::pg_catalog.regprocedure
+   AND (t.tgparentid = 0 OR t.tgenabled <> 'A')
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_class k
+						  JOIN pg_catalog.pg_inherits i ON i.inhrelid = k.oid
+						  JOIN pg_catalog.pg_trigger p ON p.tgrelid = i.inhparent
+					WHERE k.oid = t.tgrelid AND p.tgfoid = t.tgfoid
+					  AND k.relnamespace = pg_catalog.to_regnamespace('_timescaledb_internal'));
+COMMENT ON COLUMN optout.guarded.fires IS '''always'', as optout.guard() leaves it; anything else means that somebody altered the trigger, or that TimescaleDB has made chunks since, and events may get past it.';
+
+----------------------------------------------------------------------
+-- Links: other ids of a user
+----------------------------------------------------------------------
+
+-- A subscriber that lacks a column which its publisher sends stops for ever.  Where
+-- the extension is being created, nobody has its tables yet.
+DO $$
+DECLARE
+	publication text;
+BEGIN
+	SELECT p.pubname INTO publication
+	  FROM pg_catalog.pg_publication p
+	 WHERE p.puballtables
+		OR EXISTS (SELECT FROM pg_catalog.pg_publication_rel r
+					WHERE r.prpubid = p.oid AND r.prrelid = 'optout.opt_out_period'::regclass AND r.prattrs IS NULL)
+		OR EXISTS (SELECT FROM pg_catalog.pg_publication_namespace n
+					WHERE n.pnpubid = p.oid AND n.pnnspid = 'optout'::regnamespace)
+	 ORDER BY p.pubname LIMIT 1;
+	IF publication IS NOT NULL
+	   AND pg_catalog.current_setting('optout.subscribers_updated', true) IS DISTINCT FROM 'on'
+	   AND EXISTS (SELECT FROM pg_catalog.pg_replication_slots s
+					WHERE s.slot_type = 'logical' AND s.database = pg_catalog.current_database())
+	   AND EXISTS (SELECT FROM pg_catalog.pg_namespace n
+					WHERE n.nspname = 'optout' AND pg_catalog.age(n.xmin) > 0) THEN
+		RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+			MESSAGE = pg_catalog.format('publication %I sends all columns of table optout.opt_out_period', publication),
+			DETAIL = 'The update adds columns, and a subscriber that does not have them stops.',
+			HINT = 'Update optout on all subscribers first, then SET optout.subscribers_updated = on and try again; or give the publication a column list.';
+	END IF;
+END
+$$;
+
+ALTER TABLE optout.opt_out_period
+	ADD COLUMN alias_of text COLLATE pg_catalog."C"
+		CONSTRAINT opt_out_period_alias_of_check CHECK (alias_of <> user_id),
+	ADD COLUMN opted_out_actor text,
+	ADD COLUMN opted_in_actor text,
+	ADD COLUMN opted_in_reason text;
+ALTER TABLE optout.opt_out_period
+	ALTER COLUMN alias_of SET STATISTICS 0, ALTER COLUMN opted_out_actor SET STATISTICS 0,
+	ALTER COLUMN opted_in_actor SET STATISTICS 0, ALTER COLUMN opted_in_reason SET STATISTICS 0;
+COMMENT ON TABLE optout.opt_out_period IS
+'Who is and was opted out: state, history and audit trail in one. One row a period [opted_out_at, opted_in_at); opted_in_at IS NULL is the open one. Each alias has a copy of each of its user''s rows. Written by optout.opt_out(), optout.opt_in(), optout.forget(), optout.link() and optout.unlink() only.';
+COMMENT ON COLUMN optout.opt_out_period.user_id IS 'The user opted out, or an alias of theirs.';
+COMMENT ON COLUMN optout.opt_out_period.alias_of IS 'Where user_id is an alias: the user whose row this is a copy of. NULL in a user''s own row.';
+COMMENT ON COLUMN optout.opt_out_period.opted_out_actor IS 'Setting optout.actor of the session that opted the user out; nobody vouches for it.';
+COMMENT ON COLUMN optout.opt_out_period.opted_in_actor IS 'Setting optout.actor of the session that opted the user in again; nobody vouches for it.';
+COMMENT ON COLUMN optout.opt_out_period.opted_in_reason IS 'Reason given with the opt-in, if any.';
+
+CREATE TABLE optout.user_alias (
+	organization text COLLATE pg_catalog."C" NOT NULL,
+	alias text COLLATE pg_catalog."C" NOT NULL,
+	user_id text COLLATE pg_catalog."C" NOT NULL,
+	linked_at timestamptz NOT NULL,
+	linked_by text NOT NULL,
+	reason text,
+	CONSTRAINT user_alias_pkey PRIMARY KEY (organization, alias),
+	CONSTRAINT user_alias_organization_check
+		CHECK (organization NOT IN ('', '*') AND pg_catalog.octet_length(organization) <= 1024),
+	CONSTRAINT user_alias_alias_check
+		CHECK (alias <> '' AND pg_catalog.octet_length(alias) <= 1024 AND alias <> user_id),
+	CONSTRAINT user_alias_user_id_check
+		CHECK (user_id <> '' AND pg_catalog.octet_length(user_id) <= 1024)
+) USING heap;
+CREATE INDEX user_alias_user_id_idx ON optout.user_alias (organization, user_id);
+ALTER TABLE optout.user_alias
+	ALTER COLUMN organization SET STATISTICS 0, ALTER COLUMN alias SET STATISTICS 0,
+	ALTER COLUMN user_id SET STATISTICS 0, ALTER COLUMN linked_by SET STATISTICS 0,
+	ALTER COLUMN reason SET STATISTICS 0;
+COMMENT ON TABLE optout.user_alias IS
+'Other ids of users: device, anonymous and hashed ids. An alias belongs to one user, whom the directory need not hold any more. Written by optout.link(), optout.unlink() and optout.forget() only.';
+COMMENT ON COLUMN optout.user_alias.organization IS 'Organization the user belongs to.';
+COMMENT ON COLUMN optout.user_alias.alias IS 'The other id, compared byte for byte.';
+COMMENT ON COLUMN optout.user_alias.user_id IS 'Whose it is.';
+COMMENT ON COLUMN optout.user_alias.linked_at IS 'When it was linked.';
+COMMENT ON COLUMN optout.user_alias.linked_by IS 'Role that linked it.';
+COMMENT ON COLUMN optout.user_alias.reason IS 'Reason given with the link, if any.';
+SELECT pg_catalog.pg_extension_config_dump('optout.user_alias', '');
+
+-- An id is a user or an alias, not both.  Rows that replication brings are not checked.
+CREATE FUNCTION optout.refuse_aliases()
+RETURNS trigger
+AS 'MODULE_PATHNAME', 'optout_refuse_aliases' LANGUAGE C;
+COMMENT ON FUNCTION optout.refuse_aliases() IS
+'Trigger function of optout.product_user that refuses ids which are aliases.';
+CREATE TRIGGER optout_aliases AFTER INSERT OR UPDATE OF organization, user_id ON optout.product_user
+	FOR EACH ROW EXECUTE FUNCTION optout.refuse_aliases();
+
+-- Whoever deletes old periods need not know of aliases; see src/links.c.
+CREATE FUNCTION optout.delete_alias_periods()
+RETURNS trigger
+AS 'MODULE_PATHNAME', 'optout_delete_alias_periods' LANGUAGE C
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION optout.delete_alias_periods() IS
+'Trigger function of optout.opt_out_period that deletes the copies of a row together with it.';
+CREATE TRIGGER optout_aliases AFTER DELETE ON optout.opt_out_period
+	FOR EACH ROW WHEN (OLD.alias_of IS NULL) EXECUTE FUNCTION optout.delete_alias_periods();
+
+CREATE FUNCTION optout.link(user_id text, aliases text[], organization text DEFAULT NULL, reason text DEFAULT NULL)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'optout_link' LANGUAGE C
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION optout.link(text, text[], text, text) IS
+'Let other ids be a user''s, too: they are opted out whenever the user is or was. Returns how many were newly linked. Error 42704 for a user who is neither in the directory nor opted out, 23505 for an id that is another user''s or a user, 55000 for one that was opted out by itself.';
+
+CREATE FUNCTION optout.link(user_ids text[], aliases text[], organization text DEFAULT NULL, reason text DEFAULT NULL)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'optout_link_array' LANGUAGE C
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION optout.link(text[], text[], text, text) IS
+'Let each id in aliases be that of the user in the same place of user_ids, all or none. Returns how many were newly linked. Errors as for one user, and 2202E where the arrays differ in length.';
+
+CREATE FUNCTION optout.unlink(aliases text[], organization text DEFAULT NULL, force boolean DEFAULT false)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'optout_unlink' LANGUAGE C
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION optout.unlink(text[], text, boolean) IS
+'Let these ids be nobody''s, all or none. Returns how many were aliases. Error 55000 while a user of theirs is opted out, unless force => true, after which the ids'' events are accepted again.';
+
+-- They act on a user's aliases as well now.  A session that still has the older
+-- library gets an error, for it would leave these out.
+CREATE OR REPLACE FUNCTION optout.opt_out(user_id text, organization text DEFAULT NULL, reason text DEFAULT NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'optout_opt_out_1_2' LANGUAGE C
+SET search_path = pg_catalog, pg_temp;
+CREATE OR REPLACE FUNCTION optout.opt_out(user_ids text[], organization text DEFAULT NULL, reason text DEFAULT NULL)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'optout_opt_out_array_1_2' LANGUAGE C
+SET search_path = pg_catalog, pg_temp;
+CREATE OR REPLACE FUNCTION optout.forget(user_id text, organization text DEFAULT NULL, force boolean DEFAULT false)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'optout_forget_1_2' LANGUAGE C
+SET search_path = pg_catalog, pg_temp;
+CREATE OR REPLACE FUNCTION optout.forget(user_ids text[], organization text DEFAULT NULL, force boolean DEFAULT false)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'optout_forget_array_1_2' LANGUAGE C
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION optout.opt_out(text, text, text) IS
+'Opt a user, with all aliases, out of tracking. True where newly opted out, false where they already were (then nothing changes). Error 42704 for a user the directory does not hold.';
+COMMENT ON FUNCTION optout.opt_out(text[], text, text) IS
+'Opt users, with all aliases, out of tracking, all or none. Returns how many users were newly opted out. Error 42704 for a user the directory does not hold.';
+COMMENT ON FUNCTION optout.forget(text, text, boolean) IS
+'Erase a person: their directory row, aliases and all their opt-out periods. True where there was something to erase. Error 55000 while the user is opted out, unless force => true, after which their events are accepted again.';
+COMMENT ON FUNCTION optout.forget(text[], text, boolean) IS
+'Erase persons, all or none: directory rows, aliases and opt-out periods. Returns how many persons had something to erase. Error 55000 while one is opted out, unless force => true, after which their events are accepted again.';
+
+CREATE OR REPLACE FUNCTION optout.verify()
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'optout_verify_1_2' LANGUAGE C
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION optout.verify() IS
+'How many rows of optout.opt_out_period the shared filter would miss, and how many aliases have other periods than their user or are enrolled as a user themselves; anything but 0 is a bug, or somebody has written to the tables. It reads the whole table. For the owner of the extension and whom they grant EXECUTE, who need nothing else.';
+
+REVOKE ALL ON optout.user_alias FROM PUBLIC;
+REVOKE ALL ON FUNCTION optout.refuse_aliases(), optout.delete_alias_periods(),
+	optout.link(text, text[], text, text), optout.link(text[], text[], text, text),
+	optout.unlink(text[], text, boolean) FROM PUBLIC;
+
+----------------------------------------------------------------------
+-- Who it was
+----------------------------------------------------------------------
+
+-- Replaced under the same OID, so that what was granted on the functions stays, and
+-- so do views and functions that call them.  No command can add an argument.
+CREATE FUNCTION optout.new_opt_in(user_id text, organization text DEFAULT NULL, reason text DEFAULT NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'optout_opt_in_1_2' LANGUAGE C;
+CREATE FUNCTION optout.new_opt_in(user_ids text[], organization text DEFAULT NULL, reason text DEFAULT NULL)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'optout_opt_in_array_1_2' LANGUAGE C;
+UPDATE pg_catalog.pg_proc AS f
+   SET pronargs = n.pronargs, pronargdefaults = n.pronargdefaults, proargtypes = n.proargtypes,
+	   proargnames = n.proargnames, proargdefaults = n.proargdefaults, prosrc = n.prosrc
+  FROM pg_catalog.pg_proc n
+ WHERE (f.oid = 'optout.opt_in(text, text)'::pg_catalog.regprocedure
+		AND n.oid = 'optout.new_opt_in(text, text, text)'::pg_catalog.regprocedure)
+	OR (f.oid = 'optout.opt_in(text[], text)'::pg_catalog.regprocedure
+		AND n.oid = 'optout.new_opt_in(text[], text, text)'::pg_catalog.regprocedure);
+DROP FUNCTION optout.new_opt_in(text, text, text), optout.new_opt_in(text[], text, text);
+COMMENT ON FUNCTION optout.opt_in(text, text, text) IS
+'Opt a user, with all aliases, back into tracking. True where they were opted out, false where not. Error 42704 for a user who is neither opted out nor in the directory.';
+COMMENT ON FUNCTION optout.opt_in(text[], text, text) IS
+'Opt users, with all aliases, back into tracking, all or none. Returns how many users were opted out before. Error 42704 for a user who is neither opted out nor in the directory.';
+
+----------------------------------------------------------------------
 -- Views, checks and repair
 ----------------------------------------------------------------------
 
 COMMENT ON COLUMN optout.status.shared_filter IS
-'''ready''; ''loading'' while this database''s keys are being added, which sessions that ask do a few milliseconds at a time; ''no room'' where the filter serves 256 other databases; ''absent'' where there is no shared memory for it: optout.filter_memory is 0, or the library is not in shared_preload_libraries and the server is older than 17 or cannot spare it; ''off'' by the setting optout.filter; ''not used'' on a standby, or if the trigger optout_filter does not fire always. Answers are right in any case, but only ''ready'' is fast.';
+'''ready''; ''incomplete'' where this server cannot know yet who is opted out, so that filter and guards raise an error; ''loading'' while this database''s keys are being added, which sessions that ask do a few milliseconds at a time; ''no room'' where the filter serves 256 other databases; ''absent'' where there is no shared memory for it: optout.filter_memory is 0, or the library is not in shared_preload_libraries and the server is older than 17 or cannot spare it; ''off'' by the setting optout.filter; ''not used'' on a standby, or if the trigger optout_filter does not fire always. Answers are right in any case, but only ''ready'' is fast.';
 COMMENT ON COLUMN optout.status.load_progress IS
 'While shared_filter is ''loading'': which share of the table has been read to add its keys, from 0 to 1; see optout.progress.';
 COMMENT ON COLUMN optout.progress.pid IS
 'Process that runs the command, as in pg_stat_activity; of ''add keys'', with which sessions go on in turns, the one that did so last.';
 COMMENT ON COLUMN optout.discards.hour IS 'Start of the hour in which the transactions that discarded them were committed or prepared, whenever the events occurred.';
 COMMENT ON COLUMN optout.status.false_positive_rate IS 'Estimated share of users never opted out for whom the memo or the table has to be asked, to four digits.';
-COMMENT ON FUNCTION optout.verify() IS
-'How many rows of optout.opt_out_period the shared filter would miss; anything but 0 is a bug. It reads the whole table. For the owner of the extension and whom they grant EXECUTE, who need nothing else.';
 CREATE FUNCTION optout.repair()
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'optout_repair' LANGUAGE C
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.repair() IS
-'Let guards, and the trigger optout_filter of optout.opt_out_period, fire always again where they do not, as after pg_restore --disable-triggers: of tables, partitions and inheritance children alike. Alters nothing else. Returns how many it has put back. For superusers and the owner of the extension.';
+'Let guards, and the triggers of the extension''s own tables, fire again as they should where they do not, as after pg_restore --disable-triggers: of tables, partitions and inheritance children alike. Alters nothing else. Returns how many it has put back. For superusers and the owner of the extension.';
 REVOKE ALL ON FUNCTION optout.repair() FROM PUBLIC;
 
 -- The filter compares the text of what a column holds with the id, byte for byte,
@@ -114,3 +444,126 @@ COMMENT ON COLUMN optout.unmatchable.user_id IS 'The id that no guarded column c
 COMMENT ON COLUMN optout.unmatchable.opted_out IS 'Whether the user is opted out now, and so believed to be protected.';
 REVOKE ALL ON optout.unmatchable FROM PUBLIC;
 GRANT SELECT ON optout.unmatchable TO PUBLIC;
+CREATE VIEW optout.aliases WITH (security_barrier) AS
+SELECT a.organization, a.alias, a.user_id, a.linked_at, a.linked_by, a.reason
+  FROM optout.user_alias a
+ WHERE EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*')
+UNION ALL
+SELECT o.*
+  FROM optout.readable_organization r
+	   CROSS JOIN LATERAL
+	   (SELECT a.organization, a.alias, a.user_id, a.linked_at, a.linked_by, a.reason
+		  FROM optout.user_alias a
+		 WHERE a.organization = r.organization
+		OFFSET 0) o
+ WHERE NOT EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*');
+COMMENT ON VIEW optout.aliases IS
+'Other ids of the users of your organizations, as linked with optout.link().';
+COMMENT ON COLUMN optout.aliases.organization IS 'Organization the user belongs to.';
+COMMENT ON COLUMN optout.aliases.alias IS 'The other id.';
+COMMENT ON COLUMN optout.aliases.user_id IS 'Whose it is.';
+COMMENT ON COLUMN optout.aliases.linked_at IS 'When it was linked.';
+COMMENT ON COLUMN optout.aliases.linked_by IS 'Role that linked it.';
+COMMENT ON COLUMN optout.aliases.reason IS 'Reason given with the link, if any.';
+REVOKE ALL ON optout.aliases FROM PUBLIC;
+GRANT SELECT ON optout.aliases TO PUBLIC;
+
+-- Lists and history are of persons: an alias's row is a copy of its user's.
+CREATE OR REPLACE VIEW optout.user_list WITH (security_barrier) AS
+SELECT u.organization, u.user_id, u.display_name, u.email, u.signed_in_at,
+	   p.user_id IS NOT NULL AS opted_out,
+	   ARRAY(SELECT a.alias FROM optout.user_alias a
+			  WHERE a.organization = u.organization AND a.user_id = u.user_id ORDER BY a.alias) AS aliases
+  FROM optout.product_user u
+	   LEFT JOIN optout.opt_out_period p
+	   ON p.organization = u.organization AND p.user_id = u.user_id AND p.opted_in_at IS NULL
+ WHERE EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*')
+UNION ALL
+SELECT o.*
+  FROM optout.readable_organization r
+	   CROSS JOIN LATERAL
+	   (SELECT u.organization, u.user_id, u.display_name, u.email, u.signed_in_at,
+			   p.user_id IS NOT NULL AS opted_out,
+			   ARRAY(SELECT a.alias FROM optout.user_alias a
+					  WHERE a.organization = u.organization AND a.user_id = u.user_id ORDER BY a.alias) AS aliases
+		  FROM optout.product_user u
+			   LEFT JOIN optout.opt_out_period p
+			   ON p.organization = u.organization AND p.user_id = u.user_id AND p.opted_in_at IS NULL
+		 WHERE u.organization = r.organization
+		OFFSET 0) o
+ WHERE NOT EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*');
+COMMENT ON COLUMN optout.user_list.aliases IS 'Other ids of the user, sorted; empty where there are none.';
+
+CREATE OR REPLACE VIEW optout.opt_out_list WITH (security_barrier) AS
+SELECT p.organization, p.user_id, u.display_name, u.email,
+	   p.opted_out_at, p.opted_out_by, p.reason,
+	   COALESCE(u.signed_in_at < p.opted_out_at, false) AS client_may_still_track,
+	   ARRAY(SELECT a.alias FROM optout.user_alias a
+			  WHERE a.organization = p.organization AND a.user_id = p.user_id ORDER BY a.alias) AS aliases
+  FROM optout.opt_out_period p
+	   LEFT JOIN optout.product_user u
+	   ON u.organization = p.organization AND u.user_id = p.user_id
+ WHERE p.opted_in_at IS NULL AND p.alias_of IS NULL
+   AND EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*')
+UNION ALL
+SELECT o.*
+  FROM optout.readable_organization r
+	   CROSS JOIN LATERAL
+	   (SELECT p.organization, p.user_id, u.display_name, u.email,
+			   p.opted_out_at, p.opted_out_by, p.reason,
+			   COALESCE(u.signed_in_at < p.opted_out_at, false) AS client_may_still_track,
+			   ARRAY(SELECT a.alias FROM optout.user_alias a
+					  WHERE a.organization = p.organization AND a.user_id = p.user_id ORDER BY a.alias) AS aliases
+		  FROM optout.opt_out_period p
+			   LEFT JOIN optout.product_user u
+			   ON u.organization = p.organization AND u.user_id = p.user_id
+		 WHERE p.opted_in_at IS NULL AND p.alias_of IS NULL AND p.organization = r.organization
+		OFFSET 0) o
+ WHERE NOT EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*');
+COMMENT ON COLUMN optout.opt_out_list.aliases IS 'Other ids of the user, sorted; empty where there are none.';
+
+CREATE OR REPLACE VIEW optout.opt_out_history WITH (security_barrier) AS
+SELECT p.organization, p.user_id, p.opted_out_at, p.opted_out_by, p.opted_in_at, p.opted_in_by, p.reason,
+	   p.opted_out_actor, p.opted_in_actor, p.opted_in_reason
+  FROM optout.opt_out_period p
+ WHERE p.alias_of IS NULL
+   AND EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*')
+UNION ALL
+SELECT o.*
+  FROM optout.readable_organization r
+	   CROSS JOIN LATERAL
+	   (SELECT p.organization, p.user_id, p.opted_out_at, p.opted_out_by, p.opted_in_at, p.opted_in_by, p.reason,
+			   p.opted_out_actor, p.opted_in_actor, p.opted_in_reason
+		  FROM optout.opt_out_period p
+		 WHERE p.alias_of IS NULL AND p.organization = r.organization
+		OFFSET 0) o
+ WHERE NOT EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*');
+COMMENT ON COLUMN optout.opt_out_history.opted_out_actor IS 'Who opted the user out, by the setting optout.actor of the session that did; nobody vouches for it.';
+COMMENT ON COLUMN optout.opt_out_history.opted_in_actor IS 'Who opted the user in again, by the setting optout.actor of the session that did; nobody vouches for it.';
+COMMENT ON COLUMN optout.opt_out_history.opted_in_reason IS 'Reason given with the opt-in, if any.';
+
+COMMENT ON COLUMN optout.progress.command IS '''add keys'', ''enroll'', ''opt out'', ''opt in'', ''forget'', ''link'', or ''unlink''.';
+COMMENT ON COLUMN optout.progress.phase IS
+'What it is doing. ''add keys'': ''reading the table''. The others, in this order as far as they need to: ''locking users'', ''locking periods'', ''locking open periods'', ''locking aliases''; ''writing users'', ''writing aliases'', ''checking aliases'', ''writing periods'' or ''deleting''; ''updating the filter''. Periods of aliases are written after those of their users.';
+COMMENT ON COLUMN optout.progress.total IS 'How much there is to do in this phase, at most: when reading the table its blocks, else users or aliases; when deleting or copying and then updating the filter, periods.';
+
+-- Who updates need not be who owns the extension, and its views.
+DO $$
+DECLARE
+	owner CONSTANT regrole := (SELECT e.extowner FROM pg_catalog.pg_extension e WHERE e.extname = 'optout');
+	routine text;
+BEGIN
+	IF owner <> (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = current_user) THEN
+		EXECUTE pg_catalog.format('ALTER TABLE optout.user_alias OWNER TO %s', owner);
+		EXECUTE pg_catalog.format('ALTER VIEW optout.aliases OWNER TO %s', owner);
+		FOREACH routine IN ARRAY ARRAY['refuse_aliases()', 'delete_alias_periods()', 'link(text, text[], text, text)',
+									   'link(text[], text[], text, text)', 'unlink(text[], text, boolean)'] LOOP
+			EXECUTE pg_catalog.format('ALTER FUNCTION optout.%s OWNER TO %s', routine, owner);
+		END LOOP;
+	END IF;
+END
+$$;
+-- Whoever may administer may execute what is new.
+SELECT optout.grant_authority(a.role, a.organization, a.privilege)
+  FROM optout.authority a
+ WHERE a.privilege = 'administer' AND a.role IN (SELECT r.oid FROM pg_catalog.pg_roles r);

@@ -17,6 +17,7 @@
 
 #include "accepts.h"
 #include "cache.h"
+#include "complete.h"
 #include "coverage.h"
 #include "filter.h"
 #include "ident.h"
@@ -87,6 +88,8 @@ is_opted_out(text *organization, text *user_id, const TimestampTz *occurred_at)
 
 	/* what follows goes by invalidations; what went before need not */
 	covered = coverage_now();
+	if (unlikely(covered != COVERAGE_FULL))
+		complete_check();
 	if (covered == COVERAGE_UNKNOWN || IsInParallelMode())
 	{
 		accepts_lookups[LOOKUP_TABLE]++;

@@ -1,11 +1,17 @@
 /*
  * admin.c
- *		The administration functions: enroll, opt_out, opt_in, forget, sign_in.
+ *		The administration functions: enroll, opt_out, opt_in, forget, link, unlink,
+ *		sign_in.
  *
  * Each checks its arguments and then the effective caller's authority before
  * it looks at any user, so that whoever has none learns nothing, not even from
  * how long it takes.  Arguments that name several users are acted on all or
- * none, simply by raising an error.  For the locking see periods.c.
+ * none, simply by raising an error.  For the locking see periods.c, and for that
+ * of aliases links.c.
+ *
+ * What an update gives another meaning gets another name as well ("_1_2"), so
+ * that a session that still has the old library fails instead of doing half of
+ * it.  The old names serve a database that has not been updated yet.
  */
 #include "postgres.h"
 
@@ -14,8 +20,10 @@
 #include "utils/builtins.h"
 
 #include "authority.h"
+#include "complete.h"
 #include "directory.h"
 #include "ident.h"
+#include "links.h"
 #include "periods.h"
 #include "progress.h"
 #include "tables.h"
@@ -29,6 +37,15 @@ PG_FUNCTION_INFO_V1(optout_opt_in_array);
 PG_FUNCTION_INFO_V1(optout_forget);
 PG_FUNCTION_INFO_V1(optout_forget_array);
 PG_FUNCTION_INFO_V1(optout_sign_in);
+PG_FUNCTION_INFO_V1(optout_opt_out_1_2);
+PG_FUNCTION_INFO_V1(optout_opt_out_array_1_2);
+PG_FUNCTION_INFO_V1(optout_opt_in_1_2);
+PG_FUNCTION_INFO_V1(optout_opt_in_array_1_2);
+PG_FUNCTION_INFO_V1(optout_forget_1_2);
+PG_FUNCTION_INFO_V1(optout_forget_array_1_2);
+PG_FUNCTION_INFO_V1(optout_link);
+PG_FUNCTION_INFO_V1(optout_link_array);
+PG_FUNCTION_INFO_V1(optout_unlink);
 
 /* an argument that may be NULL */
 #define ARG_TEXT(n) (PG_ARGISNULL(n) ? NULL : PG_GETARG_TEXT_PP(n))
@@ -39,18 +56,23 @@ typedef struct AdminArgs
 {
 	UserIds		users;
 	text	   *organization;
+	ProgressCommand command;
 	bool		reported;		/* they are many, so progress is shown */
 } AdminArgs;
 
 static AdminArgs get_admin_args(FunctionCallInfo fcinfo, UserIds users,
 								ProgressCommand command);
+static AdminArgs begin_command(FunctionCallInfo fcinfo, UserIds users, text *organization,
+							   bool many, ProgressCommand command);
 static void phase(const AdminArgs *args, ProgressPhase phase, uint64 total);
 static void end_command(const AdminArgs *args);
 static void require_known(text *organization, const UserIds *users,
 						  const UserIds *enrolled, const UserIds *opted_out);
+static UserIds lock_aliases(AdminArgs *args, const UserIds *users);
 static uint64 opt_out(FunctionCallInfo fcinfo, UserIds users);
 static uint64 opt_in(FunctionCallInfo fcinfo, UserIds users);
 static uint64 forget(FunctionCallInfo fcinfo, UserIds users);
+static uint64 link_all(FunctionCallInfo fcinfo, Links links);
 
 /*
  * Begin an administration function: resolve the organisation and check that
@@ -59,13 +81,24 @@ static uint64 forget(FunctionCallInfo fcinfo, UserIds users);
 static AdminArgs
 get_admin_args(FunctionCallInfo fcinfo, UserIds users, ProgressCommand command)
 {
+	return begin_command(fcinfo, users, ARG_TEXT(1), users.count >= MANY_USERS, command);
+}
+
+/*
+ * The same for any order of arguments, and whether there is much to do.
+ */
+static AdminArgs
+begin_command(FunctionCallInfo fcinfo, UserIds users, text *organization,
+			  bool many, ProgressCommand command)
+{
 	AdminArgs	args;
 
 	args.users = users;
-	args.organization = organization_resolve(ARG_TEXT(1));
+	args.organization = organization_resolve(organization);
+	args.command = command;
 	authority_require_administer(args.organization);
 	tables_prevent_if_read_only(fcinfo);
-	args.reported = users.count >= MANY_USERS;
+	args.reported = many;
 	if (args.reported)
 		progress_begin(command, PROGRESS_LOCKING_USERS, users.count);
 	return args;
@@ -124,6 +157,27 @@ require_known(text *organization, const UserIds *users,
 }
 
 /*
+ * Lock the aliases of the users, who are locked themselves.  They may be many where
+ * the users are few.
+ */
+static UserIds
+lock_aliases(AdminArgs *args, const UserIds *users)
+{
+	UserIds		aliases = links_find(args->organization, users);
+
+	if (aliases.count == 0)
+		return aliases;
+	if (args->reported)
+		progress_phase(PROGRESS_LOCKING_ALIASES, aliases.count);
+	else if (aliases.count >= MANY_USERS)
+	{
+		progress_begin(args->command, PROGRESS_LOCKING_ALIASES, aliases.count);
+		args->reported = true;
+	}
+	return links_lock(args->organization, &aliases);
+}
+
+/*
  * optout.enroll(user_id, organization, display_name, email)
  */
 Datum
@@ -174,18 +228,26 @@ opt_out(FunctionCallInfo fcinfo, UserIds users)
 {
 	AdminArgs	args = get_admin_args(fcinfo, users, PROGRESS_OPT_OUT);
 	UserIds		enrolled = directory_lock(args.organization, &args.users);
+	UserIds		aliases;
 	uint64		count;
 
+	links_refuse_aliases(args.organization, &args.users);
 	require_known(args.organization, &args.users, &enrolled, NULL);
 	user_ids_warn_of_uuids(&args.users);
+	aliases = lock_aliases(&args, &args.users);
 	phase(&args, PROGRESS_WRITING_PERIODS, args.users.count);
 	count = periods_open(args.organization, &args.users, ARG_TEXT(2));
+	if (aliases.count > 0)
+	{
+		phase(&args, PROGRESS_WRITING_PERIODS, aliases.count);
+		links_copy_periods(args.organization, &aliases, true);
+	}
 	end_command(&args);
 	return count;
 }
 
 /*
- * optout.opt_in(user_id, organization)
+ * optout.opt_in(user_id, organization, reason)
  */
 Datum
 optout_opt_in(PG_FUNCTION_ARGS)
@@ -194,7 +256,7 @@ optout_opt_in(PG_FUNCTION_ARGS)
 }
 
 /*
- * optout.opt_in(user_ids, organization)
+ * optout.opt_in(user_ids, organization, reason)
  */
 Datum
 optout_opt_in_array(PG_FUNCTION_ARGS)
@@ -208,13 +270,22 @@ opt_in(FunctionCallInfo fcinfo, UserIds users)
 	AdminArgs	args = get_admin_args(fcinfo, users, PROGRESS_OPT_IN);
 	UserIds		enrolled = directory_lock(args.organization, &args.users);
 	UserIds		opted_out;
+	UserIds		aliases;
 	uint64		count;
 
+	links_refuse_aliases(args.organization, &args.users);
 	phase(&args, PROGRESS_LOCKING_OPEN_PERIODS, args.users.count);
 	opted_out = periods_lock_open(args.organization, &args.users);
 	require_known(args.organization, &args.users, &enrolled, &opted_out);
+	aliases = lock_aliases(&args, &opted_out);
 	phase(&args, PROGRESS_WRITING_PERIODS, opted_out.count);
-	count = periods_close(args.organization, &opted_out);
+	/* 1.1 had no such argument */
+	count = periods_close(args.organization, &opted_out, PG_NARGS() > 2 ? ARG_TEXT(2) : NULL);
+	if (aliases.count > 0)
+	{
+		phase(&args, PROGRESS_WRITING_PERIODS, aliases.count);
+		links_close_periods(args.organization, &aliases);
+	}
 	end_command(&args);
 	return count;
 }
@@ -242,13 +313,15 @@ forget(FunctionCallInfo fcinfo, UserIds users)
 {
 	AdminArgs	args = get_admin_args(fcinfo, users, PROGRESS_FORGET);
 	bool		force = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
-	Oid			argtypes[2] = {TEXTOID, TEXTARRAYOID};
-	Datum		values[2];
+	Oid			argtypes[3] = {TEXTOID, TEXTARRAYOID, TEXTARRAYOID};
+	Datum		values[3];
 	UserIds		opted_out;
+	UserIds		aliases;
 	uint64		nperiods;
 	uint64		count;
 
 	(void) directory_lock(args.organization, &args.users);
+	links_refuse_aliases(args.organization, &args.users);
 	phase(&args, PROGRESS_LOCKING_PERIODS, args.users.count);
 	nperiods = periods_lock(args.organization, &args.users);
 	phase(&args, PROGRESS_LOCKING_OPEN_PERIODS, args.users.count);
@@ -262,20 +335,143 @@ forget(FunctionCallInfo fcinfo, UserIds users)
 				 errdetail("Once forgotten, the user's events would be accepted again."),
 				 errhint("Opt the user in first, or pass force => true.")));
 
+	aliases = lock_aliases(&args, &args.users);
+	if (aliases.count > 0 && args.reported)
+		nperiods += links_count_periods(args.organization, &aliases);
 	values[0] = PointerGetDatum(args.organization);
 	values[1] = PointerGetDatum(user_ids_to_array(&args.users));
+	values[2] = PointerGetDatum(user_ids_to_array(&aliases));
 	phase(&args, PROGRESS_DELETING, nperiods);
-	count = tables_select_count("WITH u AS ("
-								"DELETE FROM optout.product_user "
-								"WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
-								"), p AS ("
-								"DELETE FROM optout.opt_out_period "
-								"WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
-								") SELECT count(*) FROM "
-								"(SELECT user_id FROM u UNION SELECT user_id FROM p) AS forgotten",
-								2, argtypes, values, NULL);
+	if (aliases.count > 0)
+		count = tables_select_count("WITH u AS ("
+									"DELETE FROM optout.product_user "
+									"WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
+									"), p AS ("
+									"DELETE FROM optout.opt_out_period "
+									"WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
+									"), a AS ("
+									"DELETE FROM optout.user_alias "
+									"WHERE organization = $1 AND alias = ANY ($3) RETURNING user_id"
+									"), c AS ("
+									"DELETE FROM optout.opt_out_period "
+									"WHERE organization = $1 AND user_id = ANY ($3) AND alias_of IS NOT NULL"
+									") SELECT count(*) FROM "
+									"(SELECT user_id FROM u UNION SELECT user_id FROM p "
+									"UNION SELECT user_id FROM a) AS forgotten",
+									3, argtypes, values, NULL);
+	else
+		count = tables_select_count("WITH u AS ("
+									"DELETE FROM optout.product_user "
+									"WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
+									"), p AS ("
+									"DELETE FROM optout.opt_out_period "
+									"WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
+									") SELECT count(*) FROM "
+									"(SELECT user_id FROM u UNION SELECT user_id FROM p) AS forgotten",
+									2, argtypes, values, NULL);
 	end_command(&args);
 	return count;
+}
+
+/*
+ * optout.link(user_id, aliases, organization, reason)
+ */
+Datum
+optout_link(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64((int64) link_all(fcinfo, links_from_user(ARG_TEXT(0), ARG_ARRAY(1))));
+}
+
+/*
+ * optout.link(user_ids, aliases, organization, reason)
+ */
+Datum
+optout_link_array(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64((int64) link_all(fcinfo, links_from_arrays(ARG_ARRAY(0), ARG_ARRAY(1))));
+}
+
+static uint64
+link_all(FunctionCallInfo fcinfo, Links links)
+{
+	AdminArgs	args = begin_command(fcinfo, links_users(&links), ARG_TEXT(2),
+									 links.count >= MANY_USERS, PROGRESS_LINK);
+	UserIds		enrolled = directory_lock(args.organization, &args.users);
+	UserIds		opted_out;
+	UserIds		aliases;
+	Links		new;
+	uint64		nperiods;
+
+	links_refuse_aliases(args.organization, &args.users);
+	phase(&args, PROGRESS_LOCKING_PERIODS, args.users.count);
+	nperiods = periods_lock(args.organization, &args.users);
+	phase(&args, PROGRESS_LOCKING_OPEN_PERIODS, args.users.count);
+	opted_out = periods_lock_open(args.organization, &args.users);
+	require_known(args.organization, &args.users, &enrolled, &opted_out);
+
+	new = links_missing(args.organization, &links);
+	if (new.count > 0)
+	{
+		aliases = links_aliases(&new);
+		phase(&args, PROGRESS_WRITING_ALIASES, new.count);
+		links_write(args.organization, &new, ARG_TEXT(3));
+		phase(&args, PROGRESS_CHECKING_ALIASES, new.count);
+		links_refuse_persons(args.organization, &aliases);
+		if (nperiods > 0)
+		{
+			phase(&args, PROGRESS_WRITING_PERIODS,
+				  args.reported ? links_count_periods(args.organization, &aliases) : 0);
+			links_copy_periods(args.organization, &aliases, false);
+		}
+	}
+	end_command(&args);
+	return new.count;
+}
+
+/*
+ * optout.unlink(aliases, organization, force)
+ */
+Datum
+optout_unlink(PG_FUNCTION_ARGS)
+{
+	int			count;
+	Datum	   *ids = idents_from_array("aliases", "alias", ARG_ARRAY(0), &count);
+	UserIds		aliases = user_ids_from_datums(ids, count);
+	bool		force = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
+	AdminArgs	args = begin_command(fcinfo, aliases, ARG_TEXT(1),
+									 aliases.count >= MANY_USERS, PROGRESS_UNLINK);
+	UserIds		owners = links_owners(args.organization, &aliases);
+	UserIds		locked;
+	uint64		deleted = 0;
+
+	/*
+	 * Lock the users and then the aliases.  While we wait, an alias may be
+	 * given to another user; then lock that one as well.
+	 */
+	for (;;)
+	{
+		phase(&args, PROGRESS_LOCKING_USERS, owners.count);
+		(void) directory_lock(args.organization, &owners);
+		phase(&args, PROGRESS_LOCKING_PERIODS, owners.count);
+		(void) periods_lock(args.organization, &owners);
+		phase(&args, PROGRESS_LOCKING_ALIASES, aliases.count);
+		locked = links_lock(args.organization, &aliases);
+		args.users = links_owners(args.organization, &locked);
+		if (user_ids_include(&owners, &args.users))
+			break;
+		owners = args.users;
+	}
+
+	if (!force)
+		links_refuse_opted_out(args.organization, &locked);
+	if (locked.count > 0)
+	{
+		phase(&args, PROGRESS_DELETING,
+			  args.reported ? links_count_periods(args.organization, &locked) : 0);
+		deleted = links_delete(args.organization, &locked);
+	}
+	end_command(&args);
+	PG_RETURN_INT64((int64) deleted);
 }
 
 /*
@@ -289,9 +485,49 @@ optout_sign_in(PG_FUNCTION_ARGS)
 {
 	AdminArgs	args = get_admin_args(fcinfo, user_ids_from_text(ARG_TEXT(0)), PROGRESS_ENROLL);
 
+	complete_check();
 	user_ids_warn_of_uuids(&args.users);
 	directory_enroll(args.organization, &args.users, ARG_TEXT(2), ARG_TEXT(3), true);
 	end_command(&args);
 	PG_RETURN_BOOL(!periods_cover(args.organization,
 								  DatumGetTextPP(args.users.ids[0]), NULL));
+}
+
+/*
+ * The same functions in the SQL of 1.2.
+ */
+Datum
+optout_opt_out_1_2(PG_FUNCTION_ARGS)
+{
+	return optout_opt_out(fcinfo);
+}
+
+Datum
+optout_opt_out_array_1_2(PG_FUNCTION_ARGS)
+{
+	return optout_opt_out_array(fcinfo);
+}
+
+Datum
+optout_opt_in_1_2(PG_FUNCTION_ARGS)
+{
+	return optout_opt_in(fcinfo);
+}
+
+Datum
+optout_opt_in_array_1_2(PG_FUNCTION_ARGS)
+{
+	return optout_opt_in_array(fcinfo);
+}
+
+Datum
+optout_forget_1_2(PG_FUNCTION_ARGS)
+{
+	return optout_forget(fcinfo);
+}
+
+Datum
+optout_forget_array_1_2(PG_FUNCTION_ARGS)
+{
+	return optout_forget_array(fcinfo);
 }

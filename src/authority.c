@@ -21,6 +21,7 @@
 #include "access/table.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -40,16 +41,18 @@
 #define PRIVILEGE_ADMINISTER "administer"
 #define PRIVILEGE_READ "read"
 
-/*
- * What the privilege 'administer' lets a role execute.  The arguments of settle()
- * depend on the version of the SQL side.
- */
-#define ADMINISTRATOR_ROUTINES \
-	"optout.enroll(text, text, text, text), optout.enroll(text[], text), " \
-	"optout.opt_out(text, text, text), optout.opt_out(text[], text, text), " \
-	"optout.opt_in(text, text), optout.opt_in(text[], text), " \
-	"optout.forget(text, text, boolean), optout.forget(text[], text, boolean), " \
-	"optout.sign_in(text, text, text, text), optout.settle"
+/* what the privilege 'administer' lets a role execute, in any version's SQL */
+static const char *const administrator_routines[] = {
+	"optout.enroll(text, text, text, text)", "optout.enroll(text[], text)",
+	"optout.opt_out(text, text, text)", "optout.opt_out(text[], text, text)",
+	"optout.opt_in(text, text)", "optout.opt_in(text[], text)",
+	"optout.opt_in(text, text, text)", "optout.opt_in(text[], text, text)",
+	"optout.forget(text, text, boolean)", "optout.forget(text[], text, boolean)",
+	"optout.link(text, text[], text, text)", "optout.link(text[], text[], text, text)",
+	"optout.unlink(text[], text, boolean)",
+	"optout.sign_in(text, text, text, text)",
+	"optout.settle()", "optout.settle(interval)"
+};
 
 PG_FUNCTION_INFO_V1(optout_grant_authority);
 PG_FUNCTION_INFO_V1(optout_revoke_authority);
@@ -66,6 +69,8 @@ typedef struct Authority
 static bool caller_administers(text *organization);
 static bool text_is(text *value, const char *s);
 static Authority get_authority_args(FunctionCallInfo fcinfo);
+static char *existing_routines(void);
+static void execute_as_no_script(const char *command);
 
 /*
  * Raise an error (42501) unless the effective caller may administer the
@@ -175,6 +180,46 @@ get_authority_args(FunctionCallInfo fcinfo)
 }
 
 /*
+ * Those of an administrator's routines that there are; until ALTER EXTENSION UPDATE
+ * they are an older version's.
+ */
+static char *
+existing_routines(void)
+{
+	StringInfoData list;
+
+	initStringInfo(&list);
+	for (int i = 0; i < (int) lengthof(administrator_routines); i++)
+	{
+		LOCAL_FCINFO(fcinfo, 1);
+
+		InitFunctionCallInfoData(*fcinfo, NULL, 1, InvalidOid, NULL, NULL);
+		fcinfo->args[0].value = CStringGetTextDatum(administrator_routines[i]);
+		fcinfo->args[0].isnull = false;
+		(void) to_regprocedure(fcinfo);
+		if (!fcinfo->isnull)
+			appendStringInfo(&list, "%s%s", list.len > 0 ? ", " : "", administrator_routines[i]);
+	}
+	return list.data;
+}
+
+/*
+ * The upgrade script calls us, too, so that administrators get EXECUTE on what is
+ * new.  What a script grants counts as what the extension itself comes with, which
+ * no dump repeats; but these are grants of the site's.
+ */
+static void
+execute_as_no_script(const char *command)
+{
+	bool		in_script = creating_extension;
+
+	/* an error ends the script, which resets it */
+	creating_extension = false;
+	tables_execute(command, 0, NULL, NULL, NULL);
+	creating_extension = in_script;
+}
+
+/*
  * optout.grant_authority(role, organization, privilege)
  */
 Datum
@@ -197,9 +242,9 @@ optout_grant_authority(PG_FUNCTION_ARGS)
 				   "VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
 				   3, argtypes, values, NULL);
 	if (auth.administer)
-		tables_execute(psprintf("GRANT EXECUTE ON ROUTINE " ADMINISTRATOR_ROUTINES " TO %s",
-								quote_identifier(GetUserNameFromId(auth.role, false))),
-					   0, NULL, NULL, NULL);
+		execute_as_no_script(psprintf("GRANT EXECUTE ON ROUTINE %s TO %s",
+									  existing_routines(),
+									  quote_identifier(GetUserNameFromId(auth.role, false))));
 	PG_RETURN_VOID();
 }
 
@@ -232,8 +277,8 @@ optout_revoke_authority(PG_FUNCTION_ARGS)
 			 tables_select_count("SELECT count(*) FROM optout.authority "
 								 "WHERE role = $1 AND privilege = '" PRIVILEGE_ADMINISTER "'",
 								 1, argtypes, values, NULL) == 0)
-		tables_execute(psprintf("REVOKE EXECUTE ON ROUTINE " ADMINISTRATOR_ROUTINES " FROM %s",
-								quote_identifier(rolename)),
-					   0, NULL, NULL, NULL);
+		execute_as_no_script(psprintf("REVOKE EXECUTE ON ROUTINE %s FROM %s",
+									  existing_routines(),
+									  quote_identifier(rolename)));
 	PG_RETURN_VOID();
 }

@@ -52,6 +52,8 @@ typedef bool TU_UpdateIndexes;
 #endif
 
 #if PG_VERSION_NUM < 190000
+/* what a syscache callback takes */
+typedef int SysCacheIdentifier;
 #if PG_VERSION_NUM >= 170000
 #define GetNamedDSMSegment(name, size, init, found, arg) \
 	GetNamedDSMSegment(name, size, init, found)

@@ -105,6 +105,7 @@
 
 #include "cache.h"
 #include "compat.h"
+#include "complete.h"
 #include "coverage.h"
 #include "filter.h"
 #include "key.h"
@@ -157,6 +158,7 @@ static uint64 load_not_before = 0;
 static bool no_room = false;	/* nobody can, for this database */
 
 static void coverage_assign_filter(bool newval, void *extra);
+static void coverage_forget(void);
 static void coverage_invalidate(Datum arg, Oid relid);
 static bool coverage_sees_every_row(Relation pg_trigger, HeapTuple tuple);
 static TransactionId coverage_database_xmin(void);
@@ -209,6 +211,7 @@ void
 coverage_install_hooks(void)
 {
 	CacheRegisterRelcacheCallback(coverage_invalidate, (Datum) 0);
+	complete_install_hooks(coverage_forget);
 	RegisterXactCallback(coverage_end_transaction, NULL);
 }
 
@@ -219,6 +222,16 @@ static void
 coverage_end_transaction(XactEvent event pg_attribute_unused(), void *arg pg_attribute_unused())
 {
 	coverage_command = InvalidCommandId;
+}
+
+/*
+ * Filter and cache are not to be trusted before coverage_check() has looked again.
+ */
+static void
+coverage_forget(void)
+{
+	coverage_is_full = false;
+	coverage_held_transaction = InvalidLocalTransactionId;
 }
 
 /*
@@ -234,8 +247,7 @@ coverage_invalidate(Datum arg pg_attribute_unused(), Oid relid)
 	{
 		invalidations++;
 		version_valid = false;
-		coverage_is_full = false;
-		coverage_held_transaction = InvalidLocalTransactionId;
+		coverage_forget();
 		memo_invalidate();
 	}
 }
@@ -758,7 +770,7 @@ coverage_check(void)
 	if (!version_loaded && shared_attach_to_read())
 		coverage_load();
 	/* an invalidation may have come meanwhile */
-	coverage_is_full = version_valid && version_loaded;
+	coverage_is_full = complete() && complete_is_valid && version_valid && version_loaded;
 	if (!coverage_is_full)
 		return COVERAGE_PARTIAL;
 	if (locked_transaction == MyLocalTransactionId)
@@ -780,6 +792,8 @@ coverage_state(void)
 	/* find out, be it our turn or not */
 	load_not_before = 0;
 	covered = coverage_now();
+	if (!complete())
+		return "incomplete";
 	if (!filter_enabled)
 		return "off";
 	if (shared_blocks[0] == NULL)

@@ -23,8 +23,10 @@ typedef enum Coverage
 
 extern bool filter_enabled;
 
-/* nothing has happened since coverage_check() said COVERAGE_FULL, and this is
- * the command that it said so for */
+/*
+ * Nothing has happened since coverage_check() said COVERAGE_FULL, the list is
+ * complete (complete.c), and this is the command that it said so for.
+ */
 extern bool coverage_is_full;
 extern CommandId coverage_command;
 

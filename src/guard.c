@@ -100,7 +100,7 @@ typedef struct Guards
 
 static Relation open_own_table(FunctionCallInfo fcinfo, bool may_be_foreign);
 static Oid	discard_function(void);
-static Guards guard_find(Relation rel, Oid function);
+static Guards guard_find(Relation rel, Oid function, char fires);
 static Oid	guard_namesake(Relation rel);
 static bool guard_has_any(Oid relid, Oid function);
 static void check_column(Relation rel, GuardRole role, const char *colname);
@@ -109,7 +109,9 @@ static void guard_warn_of_children(Relation rel);
 static bool guard_other_organizations(void);
 static char *guard_relation_name(Relation rel);
 static uint64 run(const char *command, int nargs, Oid *argtypes, Datum *values);
-static int64 guard_enable(Oid relid, Oid function);
+static Oid	guard_hypertable(Relation rel);
+static int64 guard_repair_own(const char *table, const char *function, char fires);
+static int64 guard_enable(Oid relid, Oid function, char fires);
 static List *guard_relations_off(Oid function);
 static GuardColumns *get_columns(FunctionCallInfo fcinfo);
 static int	guard_changes(const GuardColumns *columns, TupleTableSlot *a, TupleTableSlot *b,
@@ -167,11 +169,12 @@ discard_function(void)
 }
 
 /*
- * The relation's triggers of the function.  Copied, for what the relation cache
- * has of them can be gone after any look-up in a catalog.
+ * The relation's triggers of the function, which are off unless they fire always
+ * or as "fires" says.  Copied, for what the relation cache has of them can be gone
+ * after any look-up in a catalog.
  */
 static Guards
-guard_find(Relation rel, Oid function)
+guard_find(Relation rel, Oid function, char fires)
 {
 	Guards		result = {NIL};
 	TriggerDesc *trigdesc = rel->trigdesc;
@@ -186,7 +189,7 @@ guard_find(Relation rel, Oid function)
 			result.inherited = true;
 		else
 			result.own = lappend(result.own, pstrdup(trigger->tgname));
-		if (trigger->tgenabled != TRIGGER_FIRES_ALWAYS)
+		if (trigger->tgenabled != TRIGGER_FIRES_ALWAYS && trigger->tgenabled != fires)
 			result.off = lappend(result.off, pstrdup(trigger->tgname));
 	}
 	return result;
@@ -435,7 +438,7 @@ optout_guard(PG_FUNCTION_ARGS)
 				 errmsg("trigger \"%s\" of relation \"%s\" is not a guard",
 						GUARD_TRIGGER, RelationGetRelationName(rel)),
 				 errhint("Rename or drop it.")));
-	if (guard_find(rel, discard_function()).inherited)
+	if (guard_find(rel, discard_function(), TRIGGER_FIRES_ALWAYS).inherited)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("partition \"%s\" is guarded through its partitioned table",
@@ -489,7 +492,7 @@ Datum
 optout_unguard(PG_FUNCTION_ARGS)
 {
 	Relation	rel = open_own_table(fcinfo, true);
-	Guards		guards = guard_find(rel, discard_function());
+	Guards		guards = guard_find(rel, discard_function(), TRIGGER_FIRES_ALWAYS);
 	char	   *relname;
 	ListCell   *cell;
 
@@ -524,9 +527,6 @@ Datum
 optout_repair(PG_FUNCTION_ARGS)
 {
 	Oid			discard = discard_function();
-	Oid			filter = tables_function("add_to_filter");
-	Relation	state;
-	Oid			state_relid;
 	int64		count = 0;
 	ListCell   *cell;
 
@@ -537,15 +537,32 @@ optout_repair(PG_FUNCTION_ARGS)
 						"optout")));
 	tables_prevent_if_read_only(fcinfo);
 
-	state = tables_open("opt_out_period", AccessShareLock);
-	state_relid = guard_find(state, filter).off != NIL ? RelationGetRelid(state) : InvalidOid;
-	table_close(state, AccessShareLock);
-
-	if (OidIsValid(state_relid))
-		count += guard_enable(state_relid, filter);
+	count += guard_repair_own("opt_out_period", "add_to_filter", TRIGGER_FIRES_ALWAYS);
+	if (tables_has_aliases())
+	{
+		/* what replication brings has been through them where it was written */
+		count += guard_repair_own("opt_out_period", "delete_alias_periods", TRIGGER_FIRES_ON_ORIGIN);
+		count += guard_repair_own("product_user", "refuse_aliases", TRIGGER_FIRES_ON_ORIGIN);
+	}
 	foreach(cell, guard_relations_off(discard))
-		count += guard_enable(lfirst_oid(cell), discard);
+		count += guard_enable(lfirst_oid(cell), discard, TRIGGER_FIRES_ALWAYS);
 	PG_RETURN_INT64(count);
+}
+
+/*
+ * Let a trigger of one of the extension's tables fire again, if it does not.
+ * Returns how many were off.  The table is locked only then.
+ */
+static int64
+guard_repair_own(const char *table, const char *function, char fires)
+{
+	Relation	rel = tables_open(table, AccessShareLock);
+	Oid			relid = RelationGetRelid(rel);
+	Oid			funcid = tables_function(function);
+	bool		off = guard_find(rel, funcid, fires).off != NIL;
+
+	table_close(rel, AccessShareLock);
+	return off ? guard_enable(relid, funcid, fires) : 0;
 }
 
 /*
@@ -577,16 +594,45 @@ guard_relations_off(Oid function)
 }
 
 /*
- * Let the relation's triggers of the function fire always; returns how many did
- * not.  As its owner, who need not be the extension's.
+ * The hypertable whose chunk this is, if it is one of TimescaleDB's: it lets
+ * nobody alter the triggers of a chunk but through the hypertable.
+ */
+static Oid
+guard_hypertable(Relation rel)
+{
+	Relation	pg_inherits;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Oid			result = InvalidOid;
+
+	if (RelationGetNamespace(rel) != get_namespace_oid("_timescaledb_internal", true))
+		return InvalidOid;
+
+	pg_inherits = table_open(InheritsRelationId, AccessShareLock);
+	ScanKeyInit(&key, Anum_pg_inherits_inhrelid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(RelationGetRelid(rel)));
+	scan = systable_beginscan(pg_inherits, InheritsRelidSeqnoIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		result = ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent;
+	systable_endscan(scan);
+	table_close(pg_inherits, AccessShareLock);
+	return result;
+}
+
+/*
+ * Let the relation's triggers of the function that are off fire as "fires" says;
+ * returns how many there were.  As its owner, who need not be the extension's.
  */
 static int64
-guard_enable(Oid relid, Oid function)
+guard_enable(Oid relid, Oid function, char fires)
 {
 	Relation	rel = try_relation_open(relid, ShareRowExclusiveLock);
 	List	   *off;
 	char	   *relname;
 	Oid			owner;
+	Oid			hypertable;
 	Oid			save_userid;
 	int			save_sec_context;
 	ListCell   *cell;
@@ -594,17 +640,23 @@ guard_enable(Oid relid, Oid function)
 	if (rel == NULL)
 		return 0;
 	/* another session's temporary table cannot be altered */
-	off = RELATION_IS_OTHER_TEMP(rel) ? NIL : guard_find(rel, function).off;
+	off = RELATION_IS_OTHER_TEMP(rel) ? NIL : guard_find(rel, function, fires).off;
 	relname = guard_relation_name(rel);
 	owner = rel->rd_rel->relowner;
+	hypertable = guard_hypertable(rel);
 	relation_close(rel, NoLock);
+	if (OidIsValid(hypertable))
+		relname = quote_qualified_identifier(get_namespace_name(get_rel_namespace(hypertable)),
+											 get_rel_name(hypertable));
 
 	GetUserIdAndSecContext(&save_userid, &save_sec_context);
 	SetUserIdAndSecContext(owner, save_sec_context |
 						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 	foreach(cell, off)
-		run(psprintf("ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %s",
-					 relname, quote_identifier(lfirst(cell))), 0, NULL, NULL);
+		run(psprintf("ALTER TABLE %s %s ENABLE %s TRIGGER %s",
+					 OidIsValid(hypertable) ? "" : "ONLY", relname,
+					 fires == TRIGGER_FIRES_ALWAYS ? "ALWAYS" : "",
+					 quote_identifier(lfirst(cell))), 0, NULL, NULL);
 	SetUserIdAndSecContext(save_userid, save_sec_context);
 	return list_length(off);
 }

@@ -29,6 +29,7 @@
 #define IDENT_SHOWN_LEN 64
 
 static char *organization_setting;
+static char *actor_setting;
 
 /* the same as a text value, and how often it has changed; kept by the setting's
  * assign hook */
@@ -37,6 +38,7 @@ uint32		organization_setting_version = 1;
 
 static bool check_organization(char **newval, void **extra, GucSource source);
 static void assign_organization(const char *newval, void *extra);
+static bool check_actor(char **newval, void **extra, GucSource source);
 static text *check_ident(const char *what, text *ident);
 static int	compare_user_ids(const Datum *a, const Datum *b);
 static void ident_write_uuid(const unsigned char *data, char *buffer);
@@ -66,6 +68,16 @@ ident_define_settings(void)
 							   0,
 							   check_organization,
 							   assign_organization,
+							   NULL);
+	DefineCustomStringVariable("optout.actor",
+							   "Sets the person on whose behalf users are opted out and in.",
+							   "It is recorded beside the role, as the session claims it.",
+							   &actor_setting,
+							   "",
+							   PGC_USERSET,
+							   0,
+							   check_actor,
+							   NULL,
 							   NULL);
 }
 
@@ -106,6 +118,34 @@ assign_organization(const char *newval pg_attribute_unused(), void *extra)
 {
 	organization_setting_text = (text *) extra;
 	organization_setting_version++;
+}
+
+/*
+ * Check hook.
+ */
+static bool
+check_actor(char **newval, void **extra pg_attribute_unused(),
+			GucSource source pg_attribute_unused())
+{
+	if (strlen(*newval) > IDENT_MAX_LEN)
+	{
+		GUC_check_errdetail("An actor has at most %d bytes.", IDENT_MAX_LEN);
+		return false;
+	}
+	return true;
+}
+
+/*
+ * Who acts, by the setting optout.actor; NULL if it is empty.
+ */
+text *
+ident_actor(void)
+{
+	if (*actor_setting == '\0')
+		return NULL;
+	/* a setting may come from a file, or with the connection, as any bytes */
+	pg_verifymbstr(actor_setting, strlen(actor_setting), false);
+	return cstring_to_text(actor_setting);
 }
 
 /*
@@ -201,54 +241,104 @@ user_ids_from_text(text *user_id)
 }
 
 /*
- * The set of the users in an array.  Sorted, so that callers who lock rows one
- * after the other do so in the same order and cannot deadlock.  Errors: 22004
- * for a NULL array or element, 2202E for more than one dimension.
+ * The identifiers in an array, checked.  Errors: 22004 for a NULL array or
+ * element, 2202E for more than one dimension.
  */
-UserIds
-user_ids_from_array(ArrayType *array)
+Datum *
+idents_from_array(const char *array_name, const char *what, ArrayType *array, int *count)
 {
-	UserIds		users;
+	Datum	   *ids;
 	bool	   *nulls;
-	int			nelems;
 
 	if (array == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("user_ids must not be null")));
+				 errmsg("%s must not be null", array_name)));
 	if (ARR_NDIM(array) > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-				 errmsg("user_ids must be one-dimensional"),
+				 errmsg("%s must be one-dimensional", array_name),
 				 errdetail("The array has %d dimensions.", ARR_NDIM(array))));
 
 	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT,
-					  &users.ids, &nulls, &nelems);
-	for (int i = 0; i < nelems; i++)
+					  &ids, &nulls, count);
+	for (int i = 0; i < *count; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (nulls[i])
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("user_ids must not contain null"),
+					 errmsg("%s must not contain null", array_name),
 					 errdetail("Element %d is null.",
 							   ARR_LBOUND(array)[0] + i)));
-		check_ident("user_id", DatumGetTextPP(users.ids[i]));
+		check_ident(what, DatumGetTextPP(ids[i]));
 	}
+	return ids;
+}
 
+/*
+ * The set of these ids, for which their memory is used.  Sorted, so that callers
+ * who lock rows one after the other do so in the same order and cannot deadlock.
+ */
+UserIds
+user_ids_from_datums(Datum *ids, int count)
+{
+	UserIds		users;
+
+	users.ids = ids;
 	users.count = 0;
-	if (nelems > 0)
+	if (count > 0)
 	{
-		sort_user_ids(users.ids, nelems);
-		for (int i = 0; i < nelems; i++)
+		sort_user_ids(ids, count);
+		for (int i = 0; i < count; i++)
 		{
 			CHECK_FOR_INTERRUPTS();
 			if (i == 0 ||
-				compare_user_ids(&users.ids[i], &users.ids[users.count - 1]) != 0)
-				users.ids[users.count++] = users.ids[i];
+				compare_user_ids(&ids[i], &ids[users.count - 1]) != 0)
+				ids[users.count++] = ids[i];
 		}
 	}
 	return users;
+}
+
+/*
+ * The set of the users in an array.
+ */
+UserIds
+user_ids_from_array(ArrayType *array)
+{
+	int			count;
+	Datum	   *ids = idents_from_array("user_ids", "user_id", array, &count);
+
+	return user_ids_from_datums(ids, count);
+}
+
+/*
+ * Does the set include all of another?
+ */
+bool
+user_ids_include(const UserIds *users, const UserIds *others)
+{
+	int			i = 0;
+
+	for (int o = 0; o < others->count; o++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		while (i < users->count && ident_compare(users->ids[i], others->ids[o]) < 0)
+			i++;
+		if (i == users->count || ident_compare(users->ids[i], others->ids[o]) != 0)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Compare two ids byte for byte.
+ */
+int
+ident_compare(Datum a, Datum b)
+{
+	return compare_user_ids(&a, &b);
 }
 
 /* byte for byte, as collation "C" does; elements of an array are not toasted */

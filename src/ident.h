@@ -35,6 +35,11 @@ extern text *organization_check(text *organization);
 extern text *organization_or_every(text *organization);
 extern UserIds user_ids_from_text(text *user_id);
 extern UserIds user_ids_from_array(ArrayType *array);
+extern UserIds user_ids_from_datums(Datum *ids, int count);
+extern Datum *idents_from_array(const char *array_name, const char *what,
+								ArrayType *array, int *count);
+extern bool user_ids_include(const UserIds *users, const UserIds *others);
+extern int	ident_compare(Datum a, Datum b);
 extern ArrayType *user_ids_to_array(const UserIds *users);
 
 /*
@@ -49,6 +54,8 @@ organization_resolve(text *organization)
 
 extern bool ident_type_supported(Oid type);
 extern text *ident_from_datum(Oid type, Datum value);
+
+extern text *ident_actor(void);
 
 /* room for what ident_bytes() has to write, a uuid at most */
 #define IDENT_BUFFER 36

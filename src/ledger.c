@@ -12,6 +12,8 @@
  * somebody has such a row locked nevertheless, the backend starts another one.
  * A transaction that is prepared would keep the row locked, so its counts go
  * into a row whose slot is the transaction's id, as a negative number.
+ * These numbers are the lower half of a slot.  The upper half says which server
+ * and database it is, so that a server can hold the rows of others beside its own.
  *
  * It must not cost much, for it comes on top of every transaction that
  * discards.  So the backend remembers where its rows are, and adds to a row only
@@ -40,8 +42,10 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/index.h"
 #include "catalog/indexing.h"
+#include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
@@ -117,6 +121,9 @@ static void ledger_add(Level *level, text *organization, int64 discarded);
 static void ledger_merge(void);
 static void ledger_write_counts(bool preparing);
 static void ledger_write_count(Relation rel, Count *count, TimestampTz hour, bool preparing);
+static int64 ledger_server_part(void);
+static bool ledger_has_parts(Relation rel);
+static Datum ledger_slot(Relation rel, int32 number);
 static bool ledger_add_to_newest_row(Relation rel, Count *count, TimestampTz hour,
 									 int32 *next_slot);
 static bool ledger_add_to_row(Relation rel, ItemPointer tid, Count *count, TimestampTz hour);
@@ -162,6 +169,15 @@ ledger_count(text *organization)
 		return;
 	ledger_check_level(ledger_current_level());
 	ledger_add(innermost, organization, 1);
+}
+
+/*
+ * Whether the planner is running, rather than a command.
+ */
+bool
+ledger_is_planning(void)
+{
+	return planning > 0;
 }
 
 /*
@@ -341,6 +357,43 @@ ledger_write_count(Relation rel, Count *count, TimestampTz hour, bool preparing)
 }
 
 /*
+ * The upper half of this server's and database's slots.
+ */
+static int64
+ledger_server_part(void)
+{
+	static int64 part = 0;
+
+	if (part == 0)
+	{
+		uint64		identity[2] = {GetSystemIdentifier(), MyDatabaseId};
+
+		/* positive, and not 0, which the rows of 1.1 have */
+		part = (int64) (hash_bytes_extended((unsigned char *) identity, sizeof(identity), 0) >> 33 | 1) << 32;
+	}
+	return part;
+}
+
+/*
+ * The tables of 1.0 and 1.1 have room for the lower half only.
+ */
+static bool
+ledger_has_parts(Relation rel)
+{
+	return TupleDescAttr(RelationGetDescr(rel), Anum_ledger_slot - 1)->atttypid == INT8OID;
+}
+
+/*
+ * The slot of this server that has the number.
+ */
+static Datum
+ledger_slot(Relation rel, int32 number)
+{
+	return ledger_has_parts(rel) ? Int64GetDatum(ledger_server_part() | (uint32) number) :
+		Int32GetDatum(number);
+}
+
+/*
  * Look in the index for the row that this backend, or one that had its number
  * before, has started last, and add to it.  Returns false, and the slot for
  * another row, if there is none or it cannot be added to.  If the backend has no
@@ -363,16 +416,16 @@ ledger_add_to_newest_row(Relation rel, Count *count, TimestampTz hour, int32 *ne
 	ScanKeyInit(&keys[1], Anum_ledger_hour, BTEqualStrategyNumber,
 				F_TIMESTAMP_EQ, TimestampTzGetDatum(hour));
 	ScanKeyInit(&keys[2], Anum_ledger_slot, BTGreaterEqualStrategyNumber,
-				F_INT4GE, Int32GetDatum(first));
+				ledger_has_parts(rel) ? F_INT8GE : F_INT4GE, ledger_slot(rel, first));
 	ScanKeyInit(&keys[3], Anum_ledger_slot, BTLessStrategyNumber,
-				F_INT4LT, Int32GetDatum(first + nslots));
+				ledger_has_parts(rel) ? F_INT8LT : F_INT4LT, ledger_slot(rel, first + nslots));
 	tables_beginscan(&scan, rel, tables_index(rel, "discard_ledger_pkey"), 4, keys);
 	newest = tables_getnext(&scan);
 	if (HeapTupleIsValid(newest))
 	{
 		bool		isnull;
-		int32		slot = DatumGetInt32(heap_getattr(newest, Anum_ledger_slot,
-													  RelationGetDescr(rel), &isnull));
+		Datum		value = heap_getattr(newest, Anum_ledger_slot, RelationGetDescr(rel), &isnull);
+		int32		slot = ledger_has_parts(rel) ? (int32) DatumGetInt64(value) : DatumGetInt32(value);
 
 		if (slot > first)
 			*next_slot = slot - 1;
@@ -403,7 +456,9 @@ ledger_add_to_row(Relation rel, ItemPointer tid, Count *count, TimestampTz hour)
 	if (row == NULL)
 		return false;
 	heap_deform_tuple(row, RelationGetDescr(rel), values, nulls);
-	if (DatumGetTimestampTz(values[Anum_ledger_hour - 1]) != hour ||
+	if ((ledger_has_parts(rel) &&
+		 DatumGetInt64(values[Anum_ledger_slot - 1]) >> 32 != ledger_server_part() >> 32) ||
+		DatumGetTimestampTz(values[Anum_ledger_hour - 1]) != hour ||
 		!ledger_equal_texts(DatumGetTextPP(values[Anum_ledger_organization - 1]),
 							count->organization))
 		return false;
@@ -471,7 +526,7 @@ ledger_insert_row(Relation rel, Count *count, TimestampTz hour, int32 slot)
 
 	values[Anum_ledger_organization - 1] = PointerGetDatum(count->organization);
 	values[Anum_ledger_hour - 1] = TimestampTzGetDatum(hour);
-	values[Anum_ledger_slot - 1] = Int32GetDatum(slot);
+	values[Anum_ledger_slot - 1] = ledger_slot(rel, slot);
 	values[Anum_ledger_discarded - 1] = Int64GetDatum(count->discarded);
 	row = heap_form_tuple(RelationGetDescr(rel), values, nulls);
 	simple_heap_insert(rel, row);

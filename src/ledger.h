@@ -7,5 +7,6 @@
 
 extern void ledger_install_hooks(void);
 extern void ledger_count(text *organization);
+extern bool ledger_is_planning(void);
 
 #endif							/* OPTOUT_LEDGER_H */

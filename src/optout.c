@@ -15,13 +15,17 @@
  *	lock.c			how users' rows are locked
  *	periods.c		who is and was opted out	(step 4)
  *	memo.c			who has been looked up by this session	(step 3)
+ *	ledger.c		how many events were discarded
+ *	complete.c		whether this server can know who is opted out
  *	coverage.c		whether the steps before the table can be trusted
  *	settle.c		waiting for those who ingest
- *	ledger.c		how many events were discarded
+ *	replicas.c		what waiting for other servers takes
  *	accepts.c		the filter functions, which take these steps
+ *	fkey.c			what a foreign key's action changes
  *	guard.c			the trigger that applies them
  *	authority.c		who may do what
  *	directory.c		who there is
+ *	links.c			other ids of theirs
  *	admin.c			what administrators call
  *	support.c		what the planner is told
  *	status.c		what the administrator is told
@@ -35,10 +39,13 @@
 
 #include "accepts.h"
 #include "compat.h"
+#include "complete.h"
 #include "coverage.h"
 #include "ident.h"
 #include "ledger.h"
+#include "links.h"
 #include "progress.h"
+#include "replicas.h"
 #include "shared.h"
 
 PG_MODULE_MAGIC_EXT(
@@ -53,7 +60,10 @@ _PG_init(void)
 {
 	ident_define_settings();
 	coverage_define_settings();
+	complete_define_settings();
+	replicas_define_settings();
 	shared_define_settings();
+	links_define_settings();
 	coverage_install_hooks();
 	accepts_install_hooks();
 	shared_install_hooks();

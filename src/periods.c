@@ -12,7 +12,7 @@
  * To open a period step 1 is enough, since a user who is not in the directory
  * cannot be opted out: whoever else changes a user of the directory holds the
  * same lock.  Step 2 serves users who have left the directory while opted out;
- * forget() locks their ended periods as well.
+ * forget(), link() and unlink() lock their ended periods as well.
  * Should all that fail, the unique index on open periods raises an error.
  *
  * Clocks may go back, even between sessions.  So a period starts no earlier
@@ -40,11 +40,10 @@
 #define Anum_period_opted_in_at 4
 
 static void periods_ids(Relation rel, HeapTuple tuple, text **organization, text **user_id);
-static Datum periods_caller_name(void);
 
 /* what goes into opted_out_by and opted_in_by: the effective caller */
-static Datum
-periods_caller_name(void)
+Datum
+periods_caller(void)
 {
 	return CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
 }
@@ -249,29 +248,36 @@ periods_lock(text *organization, const UserIds *users)
 uint64
 periods_open(text *organization, const UserIds *users, text *reason)
 {
-	Oid			argtypes[5] = {TEXTOID, TEXTARRAYOID, TIMESTAMPTZOID, TEXTOID, TEXTOID};
-	Datum		values[5];
-	char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
+	Oid			argtypes[6] = {TEXTOID, TEXTARRAYOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[6];
+	char		nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
+	bool		has_actor = tables_has_aliases();
+	text	   *actor = ident_actor();
 
 	values[0] = PointerGetDatum(organization);
 	values[1] = PointerGetDatum(user_ids_to_array(users));
 	values[2] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[3] = periods_caller_name();
+	values[3] = periods_caller();
 	values[4] = PointerGetDatum(reason);
+	values[5] = PointerGetDatum(actor);
 	if (reason == NULL)
 		nulls[4] = 'n';
+	if (actor == NULL)
+		nulls[5] = 'n';
 
-	return tables_execute("INSERT INTO optout.opt_out_period "
-						  "(organization, user_id, opted_out_at, opted_out_by, reason) "
-						  "SELECT $1, u.user_id, GREATEST($3, p.last_opted_in_at), $4, $5 "
-						  "FROM unnest($2) AS u (user_id) "
-						  "LEFT JOIN (SELECT p.user_id, max(p.opted_in_at) AS last_opted_in_at, "
-						  "bool_or(p.opted_in_at IS NULL) AS opted_out "
-						  "FROM optout.opt_out_period p "
-						  "WHERE p.organization = $1 AND p.user_id = ANY ($2) "
-						  "GROUP BY p.user_id) AS p USING (user_id) "
-						  "WHERE p.opted_out IS NOT TRUE",
-						  5, argtypes, values, nulls);
+	return tables_execute(psprintf("INSERT INTO optout.opt_out_period "
+								   "(organization, user_id, opted_out_at, opted_out_by, reason%s) "
+								   "SELECT $1, u.user_id, GREATEST($3, p.last_opted_in_at), $4, $5%s "
+								   "FROM unnest($2) AS u (user_id) "
+								   "LEFT JOIN (SELECT p.user_id, max(p.opted_in_at) AS last_opted_in_at, "
+								   "bool_or(p.opted_in_at IS NULL) AS opted_out "
+								   "FROM optout.opt_out_period p "
+								   "WHERE p.organization = $1 AND p.user_id = ANY ($2) "
+								   "GROUP BY p.user_id) AS p USING (user_id) "
+								   "WHERE p.opted_out IS NOT TRUE",
+								   has_actor ? ", opted_out_actor" : "",
+								   has_actor ? ", $6" : ""),
+						  has_actor ? 6 : 5, argtypes, values, nulls);
 }
 
 /*
@@ -279,21 +285,31 @@ periods_open(text *organization, const UserIds *users, text *reason)
  * The caller has locked these periods.
  */
 uint64
-periods_close(text *organization, const UserIds *users)
+periods_close(text *organization, const UserIds *users, text *reason)
 {
-	Oid			argtypes[4] = {TEXTOID, TEXTARRAYOID, TIMESTAMPTZOID, TEXTOID};
-	Datum		values[4];
+	Oid			argtypes[6] = {TEXTOID, TEXTARRAYOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[6];
+	char		nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
+	bool		has_actor = tables_has_aliases();
+	text	   *actor = ident_actor();
 
 	values[0] = PointerGetDatum(organization);
 	values[1] = PointerGetDatum(user_ids_to_array(users));
 	values[2] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[3] = periods_caller_name();
+	values[3] = periods_caller();
+	values[4] = PointerGetDatum(reason);
+	values[5] = PointerGetDatum(actor);
+	if (reason == NULL)
+		nulls[4] = 'n';
+	if (actor == NULL)
+		nulls[5] = 'n';
 
-	return tables_execute("UPDATE optout.opt_out_period AS p "
-						  "SET opted_in_at = GREATEST($3, p.opted_out_at + interval '1 microsecond'), "
-						  "opted_in_by = $4 "
-						  "FROM unnest($2) AS u (user_id) "
-						  "WHERE p.organization = $1 AND p.user_id = u.user_id "
-						  "AND p.opted_in_at IS NULL",
-						  4, argtypes, values, NULL);
+	return tables_execute(psprintf("UPDATE optout.opt_out_period AS p "
+								   "SET opted_in_at = GREATEST($3, p.opted_out_at + interval '1 microsecond'), "
+								   "opted_in_by = $4%s "
+								   "FROM unnest($2) AS u (user_id) "
+								   "WHERE p.organization = $1 AND p.user_id = u.user_id "
+								   "AND p.opted_in_at IS NULL",
+								   has_actor ? ", opted_in_reason = $5, opted_in_actor = $6" : ""),
+						  has_actor ? 6 : 4, argtypes, values, nulls);
 }

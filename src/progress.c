@@ -64,6 +64,8 @@ static const Wording commands[] = {
 	[PROGRESS_OPT_OUT] = {"opt out", "opting out"},
 	[PROGRESS_OPT_IN] = {"opt in", "opting in"},
 	[PROGRESS_FORGET] = {"forget", "forgetting"},
+	[PROGRESS_LINK] = {"link", "linking"},
+	[PROGRESS_UNLINK] = {"unlink", "unlinking"},
 };
 
 /* in the log: so many of so many ... */
@@ -75,6 +77,9 @@ static const Wording phases[] = {
 	[PROGRESS_WRITING_PERIODS] = {"writing periods", "periods written"},
 	[PROGRESS_DELETING] = {"deleting", "periods deleted"},
 	[PROGRESS_UPDATING_FILTER] = {"updating the filter", "periods made known to the filter"},
+	[PROGRESS_LOCKING_ALIASES] = {"locking aliases", "aliases locked"},
+	[PROGRESS_WRITING_ALIASES] = {"writing aliases", "aliases written"},
+	[PROGRESS_CHECKING_ALIASES] = {"checking aliases", "aliases checked"},
 };
 
 Running    *progress_running = NULL;

@@ -37,9 +37,17 @@
 #include "compat.h"
 #include "tables.h"
 
+/* what tables_select_ids() finds, and where it is to be kept */
+typedef struct SelectedIds
+{
+	MemoryContext context;
+	UserIds		ids;
+} SelectedIds;
+
 static Oid	tables_namespace(bool missing_ok);
 static Oid	tables_relid(const char *relname);
 static void tables_save_count(void *arg);
+static void tables_save_ids(void *arg);
 
 /*
  * The owner of the extension.
@@ -143,6 +151,16 @@ tables_try_open(const char *table, LOCKMODE lockmode)
 	Oid			relid = OidIsValid(nspid) ? get_relname_relid(table, nspid) : InvalidOid;
 
 	return OidIsValid(relid) ? try_table_open(relid, lockmode) : NULL;
+}
+
+/*
+ * Whether there are aliases and actors, which came with 1.2: until ALTER EXTENSION
+ * UPDATE the SQL objects are an older version's.
+ */
+bool
+tables_has_aliases(void)
+{
+	return OidIsValid(get_relname_relid("user_alias", tables_namespace(false)));
 }
 
 /*
@@ -289,6 +307,40 @@ tables_save_count(void *arg)
 	*(uint64 *) arg = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
 												  SPI_tuptable->tupdesc, 1, &isnull));
 	Assert(!isnull);
+}
+
+/*
+ * The same for a query that returns ids, which are returned in the order of the
+ * query.
+ */
+UserIds
+tables_select_ids(const char *query, int nargs, Oid *argtypes, Datum *values)
+{
+	SelectedIds selected;
+
+	selected.context = CurrentMemoryContext;
+	tables_execute_under(query, nargs, argtypes, values, NULL, NULL, tables_save_ids, &selected);
+	return selected.ids;
+}
+
+static void
+tables_save_ids(void *arg)
+{
+	SelectedIds *selected = arg;
+	MemoryContext old_context = MemoryContextSwitchTo(selected->context);
+	UserIds    *ids = &selected->ids;
+
+	ids->count = 0;
+	ids->ids = palloc_extended(Max(SPI_processed, 1) * sizeof(Datum), MCXT_ALLOC_HUGE);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		Datum		id = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
+
+		CHECK_FOR_INTERRUPTS();
+		ids->ids[ids->count++] = PointerGetDatum(DatumGetTextPCopy(id));
+	}
+	MemoryContextSwitchTo(old_context);
 }
 
 /*

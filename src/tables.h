@@ -11,6 +11,8 @@
 #include "utils/rel.h"
 #include "utils/snapshot.h"
 
+#include "ident.h"
+
 typedef struct TablesScan
 {
 	Relation	rel;
@@ -23,6 +25,7 @@ extern Oid	tables_owner(void);
 extern Relation tables_open(const char *table, LOCKMODE lockmode);
 extern Relation tables_try_open(const char *table, LOCKMODE lockmode);
 extern bool tables_is(Relation rel, const char *table);
+extern bool tables_has_aliases(void);
 extern Oid	tables_find(const char *table);
 extern Oid	tables_index(Relation rel, const char *index);
 extern Oid	tables_function(const char *function);
@@ -40,6 +43,8 @@ extern uint64 tables_execute(const char *command, int nargs, Oid *argtypes,
 							 Datum *values, const char *nulls);
 extern uint64 tables_select_count(const char *query, int nargs, Oid *argtypes,
 								  Datum *values, const char *nulls);
+extern UserIds tables_select_ids(const char *query, int nargs, Oid *argtypes,
+								 Datum *values);
 extern uint64 tables_execute_under(const char *command, int nargs, Oid *argtypes,
 								   Datum *values, const char *nulls,
 								   Snapshot snapshot, void (*rows) (void *arg), void *arg);

@@ -133,7 +133,7 @@ ALTER TABLE optout.opt_out_period DISABLE TRIGGER ALL;
 SET ROLE regress_extension;
 SELECT optout.repair(), current_user;
 RESET ROLE;
-SELECT tgrelid::regclass, tgenabled FROM pg_trigger WHERE tgname ~ '^optout' ORDER BY 1;
+SELECT tgrelid::regclass, tgenabled FROM pg_trigger WHERE tgname ~ '^optout' ORDER BY 1, 2;
 ROLLBACK;
 DROP ROLE regress_extension;
 

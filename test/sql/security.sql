@@ -8,10 +8,11 @@ CREATE ROLE regress_ingest;
 SELECT optout.enroll(ARRAY['alice', 'bob'], org) FROM unnest('{acme,globex}'::text[]) AS org;
 SELECT optout.enroll('gina', 'globex');
 SELECT optout.opt_out('gina', 'globex', 'reason of globex'), optout.opt_out('alice', 'globex'), optout.opt_out('bob', 'acme');
+SELECT optout.link('gina', ARRAY['ginas phone'], 'globex', 'reason of globex');
 -- somebody who is opted out again and again, so that statistics would name them
 DO $$ BEGIN
 	FOR i IN 1 .. 30 LOOP
-		PERFORM optout.opt_out('bob', 'globex'), optout.opt_in('bob', 'globex');
+		PERFORM set_config('optout.actor', 'kim', true), optout.opt_out('bob', 'globex'), optout.opt_in('bob', 'globex', 'reason of globex');
 	END LOOP;
 END $$;
 INSERT INTO optout.discard_ledger VALUES ('acme', '2026-05-01 10:00+00', 1, 10), ('globex', '2026-05-01 10:00+00', 1, 7);
@@ -40,6 +41,8 @@ SELECT relation, col, tells_apart('optout.' || relation, col, VARIADIC vals)
 			   ('opt_out_list', 'user_id', '{gina,nobody}'), ('opt_out_list', 'organization', '{globex,nowhere}'),
 			   ('opt_out_list', 'reason', '{reason of globex,none}'),
 			   ('opt_out_history', 'user_id', '{gina,nobody}'), ('opt_out_history', 'organization', '{globex,nowhere}'),
+			   ('opt_out_history', 'opted_in_reason', '{reason of globex,none}'), ('opt_out_history', 'opted_out_actor', '{kim,none}'),
+			   ('aliases', 'alias', '{ginas phone,nobody}'), ('aliases', 'user_id', '{gina,nobody}'), ('aliases', 'organization', '{globex,nowhere}'),
 			   ('discards', 'organization', '{globex,nowhere}'),
 			   ('readable_organization', 'organization', '{globex,nowhere}')) AS v (relation, col, vals);
 GRANT SELECT ON probe TO PUBLIC;
@@ -53,7 +56,8 @@ SET ROLE regress_all;
 SELECT count(*) > 0 AS told FROM probe WHERE tells_apart;
 RESET ROLE;
 SELECT tablename, attname FROM pg_stats WHERE schemaname = 'optout'
-   AND attname IN ('organization', 'user_id', 'display_name', 'email', 'opted_out_by', 'opted_in_by', 'reason', 'role');
+   AND attname IN ('organization', 'user_id', 'display_name', 'email', 'opted_out_by', 'opted_in_by', 'reason', 'role',
+				   'alias', 'alias_of', 'linked_by', 'opted_out_actor', 'opted_in_actor', 'opted_in_reason');
 
 -- Neither tables nor their statistics can be read, locked or referred to.
 SET ROLE regress_acme;

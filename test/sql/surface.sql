@@ -27,7 +27,7 @@ SELECT c.relname AS relation, c.relkind AS kind,
 -- All identifier columns are compared byte for byte.
 SELECT a.attrelid::regclass, a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
  WHERE c.relnamespace = 'optout'::regnamespace AND c.relkind = 'r'
-   AND a.attname IN ('organization', 'user_id') AND a.attcollation <> '"C"'::regcollation;
+   AND a.attname IN ('organization', 'user_id', 'alias', 'alias_of') AND a.attcollation <> '"C"'::regcollation;
 
 -- Every table, view, column and function says what it is.
 SELECT c.oid::regclass, a.attname
@@ -41,7 +41,7 @@ SELECT p.oid::regprocedure FROM pg_proc p
  WHERE p.pronamespace = 'optout'::regnamespace AND obj_description(p.oid, 'pg_proc') IS NULL;
 SELECT obj_description('optout'::regnamespace, 'pg_namespace') IS NOT NULL AS schema_commented;
 
--- All four tables are dumped.
+-- All tables are dumped.
 SELECT c.oid::regclass, x.cond
   FROM pg_extension e, unnest(e.extconfig, e.extcondition) AS x (tab, cond) JOIN pg_class c ON c.oid = x.tab
  WHERE e.extname = 'optout' ORDER BY 1;
@@ -75,7 +75,7 @@ SELECT has_schema_privilege('regress_nobody', 'optout', 'CREATE') AS create_in_s
 -- Elevated functions pin their search_path.
 SELECT p.oid::regprocedure FROM pg_proc p
  WHERE p.pronamespace = 'optout'::regnamespace
-   AND p.proname !~ '^(accepts|is_opted_out|discard_opted_out|add_to_filter|verify|filter_statistics|load_progress|command_progress)'
+   AND p.proname !~ '^(accepts|is_opted_out|discard_opted_out|add_to_filter|refuse_aliases|filter_statistics|load_progress|command_progress|committed_lsn)'
    AND p.proconfig IS DISTINCT FROM '{"search_path=pg_catalog, pg_temp"}';
 
 DROP ROLE regress_nobody;

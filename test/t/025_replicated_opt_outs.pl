@@ -35,8 +35,9 @@ $subscriber->safe_psql('postgres', q{
 	CREATE TABLE leaked (user_id text, path text);
 	CREATE TABLE round (number serial)});
 
-# Offer events until told to stop.  Who is known to be out before they are offered,
-# and is never opted in, must not be among the stored.
+# Offer events until told to stop, also while the first copy is made, which is an
+# error.  Who is known to be out before they are offered, and is never opted in,
+# must not be among the stored.
 my $ingest = q{DO $$
 	DECLARE known text[];
 	BEGIN
@@ -44,14 +45,18 @@ my $ingest = q{DO $$
 			SELECT array_agg(user_id) INTO known FROM optout.opt_out_list
 			 WHERE user_id = ANY (ARRAY(SELECT 'u' || n FROM generate_series(1, 60) AS n));
 			COMMIT;
-			WITH offer AS (INSERT INTO offered SELECT 2 * count(*) FROM candidate),
-				 g AS (INSERT INTO guarded SELECT user_id FROM candidate RETURNING user_id),
-				 f AS (INSERT INTO filtered SELECT user_id FROM candidate WHERE optout.accepts(user_id) RETURNING user_id),
-				 r AS (INSERT INTO round DEFAULT VALUES)
-			INSERT INTO leaked
-			SELECT user_id, 'guard' FROM g WHERE user_id = ANY (known)
-			UNION ALL
-			SELECT user_id, 'accepts' FROM f WHERE user_id = ANY (known);
+			BEGIN
+				WITH offer AS (INSERT INTO offered SELECT 2 * count(*) FROM candidate),
+					 g AS (INSERT INTO guarded SELECT user_id FROM candidate RETURNING user_id),
+					 f AS (INSERT INTO filtered SELECT user_id FROM candidate WHERE optout.accepts(user_id) RETURNING user_id),
+					 r AS (INSERT INTO round DEFAULT VALUES)
+				INSERT INTO leaked
+				SELECT user_id, 'guard' FROM g WHERE user_id = ANY (known)
+				UNION ALL
+				SELECT user_id, 'accepts' FROM f WHERE user_id = ANY (known);
+			EXCEPTION WHEN object_not_in_prerequisite_state THEN
+				PERFORM pg_sleep(0.01);
+			END;
 			COMMIT;
 		END LOOP;
 	END $$};

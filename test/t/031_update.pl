@@ -44,15 +44,16 @@ sub differences
 	return @differences;
 }
 
+# the columns of the oldest version, and what those that were added hold
 my $contents = q{
 	SELECT 'user', u::text FROM optout.product_user u
-	UNION ALL SELECT 'period', p::text FROM optout.opt_out_period p
+	UNION ALL SELECT 'period', ROW(organization, user_id, opted_out_at, opted_in_at, opted_out_by, opted_in_by, reason)::text FROM optout.opt_out_period
 	UNION ALL SELECT 'ledger', l::text FROM optout.discard_ledger l
 	UNION ALL SELECT 'authority', a::text FROM optout.authority a
 	UNION ALL SELECT 'guarded', g::text FROM optout.guarded g
-	UNION ALL SELECT 'list', o::text FROM optout.opt_out_list o
-	UNION ALL SELECT 'users', o::text FROM optout.user_list o
-	UNION ALL SELECT 'history', o::text FROM optout.opt_out_history o
+	UNION ALL SELECT 'list', ROW(organization, user_id, display_name, email, opted_out_at, opted_out_by, reason, client_may_still_track)::text FROM optout.opt_out_list
+	UNION ALL SELECT 'users', ROW(organization, user_id, display_name, email, signed_in_at, opted_out)::text FROM optout.user_list
+	UNION ALL SELECT 'history', ROW(organization, user_id, opted_out_at, opted_out_by, opted_in_at, opted_in_by, reason)::text FROM optout.opt_out_history
 	UNION ALL SELECT 'discards', o::text FROM optout.discards o
 	ORDER BY 1, 2};
 
@@ -73,6 +74,10 @@ sub restore
 		"$old: restored and updated, the administrator may do what they could");
 }
 
+my $added = q{
+	SELECT count(*) FROM optout.opt_out_period WHERE num_nonnulls(alias_of, opted_out_actor, opted_in_actor, opted_in_reason) > 0;
+	SELECT count(*) FROM optout.user_alias;
+	SELECT DISTINCT aliases FROM optout.user_list UNION SELECT DISTINCT aliases FROM optout.opt_out_list};
 my $answers = q{
 	BEGIN;
 	SELECT u, optout.accepts(u), optout.accepts(u, 'acme'), optout.is_opted_out(u, 'default', 'epoch'), optout.accepts(u, 'default', now())
@@ -87,9 +92,13 @@ my $fill = q{
 	SELECT optout.guard('event', organization => 'org');
 	INSERT INTO event VALUES ('alice', 'default'), ('bob', 'default'), ('alice', 'acme'), ('carol', 'acme');
 	CREATE VIEW dashboard AS SELECT shared_filter FROM optout.status;
+	CREATE VIEW people AS SELECT * FROM optout.opt_out_list;
+	CREATE FUNCTION back(u text) RETURNS boolean LANGUAGE sql BEGIN ATOMIC SELECT optout.opt_in(u, 'acme'); END;
+	CREATE VIEW back AS SELECT optout.opt_in('nobody');
+	GRANT EXECUTE ON FUNCTION back TO administrator;
 	GRANT SELECT ON dashboard TO administrator};
 
-$node->safe_psql('postgres', 'CREATE DATABASE new; CREATE ROLE administrator');
+$node->safe_psql('postgres', 'CREATE DATABASE new; CREATE ROLE administrator; CREATE ROLE other');
 $node->safe_psql('new', 'CREATE EXTENSION optout');
 $node->safe_psql('new', $fill);
 my $expected_schema = schema('new');
@@ -110,6 +119,13 @@ for my $old (@old)
 	my $settle = $session->query(q{SELECT 'optout.settle'::regproc::oid, (SELECT proacl FROM pg_proc WHERE oid = 'optout.settle'::regproc)});
 	restore($dbname, $old);
 
+	# until then administrators are granted and revoked what there is
+	is($node->safe_psql($dbname, q{
+			SELECT optout.grant_authority('other', 'acme', 'administer');
+			SET ROLE other; SELECT optout.opt_in('alice', 'acme'), optout.opt_out('alice', 'acme', 'why'), optout.forget('nobody', 'acme'); RESET ROLE;
+			SELECT optout.revoke_authority('other', 'acme', 'administer');
+			SELECT has_function_privilege('other', 'optout.opt_out(text, text, text)', 'EXECUTE')}), "\nt|t|f\n\nf", "$old: authority");
+	@before = map { $session->query($_) } $contents, $answers;
 	# what only the session's memo knows, for the filter says that he may have been
 	# out, and the cache that he is not
 	my $then = $node->safe_psql($dbname, q{SELECT opted_out_at FROM optout.opt_out_history WHERE user_id = 'bob'});
@@ -117,6 +133,7 @@ for my $old (@old)
 	is($session->query("$bob; $bob"), "t\nt", "$old: the past, open session");
 
 	$node->safe_psql($dbname, 'ALTER EXTENSION optout UPDATE');
+	is($node->safe_psql($dbname, $added), "0\n0\n{}", "$old: updated, there are no aliases and actors");
 	is_deeply([ differences(schema($dbname), $expected_schema) ], [], "$old: updated, the schema is that of a new installation");
 	is_deeply([ map { $session->query($_) } $contents, $answers ], \@before, "$old: updated, nothing else has changed, open session");
 	is_deeply([ map { $node->safe_psql($dbname, $_) } $contents, $answers ], \@before, "$old: updated, nothing else has changed, new session");
@@ -129,12 +146,27 @@ for my $old (@old)
 	is($session->query(q{SELECT 'optout.settle'::regproc::oid, (SELECT proacl FROM pg_proc WHERE oid = 'optout.settle'::regproc)}), $settle,
 		"$old: updated, settle() is the same procedure with the same grants");
 	is($session->query(q{SET ROLE administrator; CALL optout.settle(); CALL optout.settle('0'); RESET ROLE}), '', "$old: updated, with a timeout");
+	is( $session->query(q{
+			SET optout.actor = 'kim';
+			SET ROLE administrator; SELECT optout.opt_out('alice', 'acme'), optout.link('alice', '{a1}', 'acme'), optout.link('{alice}'::text[], '{a2}', 'acme');
+			SELECT optout.opt_out('alice', 'acme'), back('alice'), optout.unlink('{a2}', 'acme'), optout.opt_out('alice', 'acme');
+			SELECT optout.opt_in('alice', 'acme', 'why');
+			RESET ROLE; RESET optout.actor;
+			SELECT optout.accepts('a1', 'acme', opted_out_at), opted_out_actor, opted_in_actor, opted_in_reason
+			  FROM optout.opt_out_history WHERE organization = 'acme' ORDER BY opted_out_at DESC LIMIT 1;
+			SELECT count(*) FROM people; SELECT optout.verify()}),
+		"t|1|1\nf|t|1|t\nt\nf|kim|kim|why\n1\n0", "$old: updated, the administrator and what others built use what is new");
+
+	# what the update granted is dumped as if somebody had granted it
+	my ($dump, $dump_err);
+	IPC::Run::run([ 'pg_dump', '-d', $node->connstr($dbname) ], '>', \$dump, '2>', \$dump_err) or die $dump_err;
+	like($dump, qr/^GRANT ALL ON FUNCTION optout\.\Q$_\E\(.*TO administrator;$/m, "$old: updated, dumps grant $_") for 'link', 'unlink', 'opt_in';
 	is($session->query($bob), 't', "$old: updated, the past, open session");
 	$node->safe_psql($dbname, q{SELECT optout.forget('bob', force => true)});
 	is($session->query($bob), 'f', "$old: updated, an open session learns what has changed since");
 	$session->quit;
 	$node->safe_psql($dbname, 'SELECT optout.unguard(relation) FROM optout.guarded');
-	$node->safe_psql($dbname, q{SELECT optout.revoke_authority('administrator', 'acme', 'administer'); DROP VIEW dashboard; DROP EXTENSION optout});
+	$node->safe_psql($dbname, q{SELECT optout.revoke_authority('administrator', 'acme', 'administer'); DROP VIEW dashboard, people, back; DROP FUNCTION back; DROP EXTENSION optout});
 	is($node->safe_psql($dbname, q{SELECT count(*) FROM pg_namespace WHERE nspname = 'optout'}), '0', "$old: updated, can be dropped");
 }
 

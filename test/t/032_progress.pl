@@ -48,6 +48,7 @@ my @stops = (5000, 15000);
 my %holders = map { $_ => OptoutTest::Session->new($node) } @stops;
 my $before = 100000;
 my $after = 200000;
+my $before_alias = 300000;
 
 $node->safe_psql('postgres', q{
 	CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -55,7 +56,7 @@ $node->safe_psql('postgres', q{
 		PERFORM pg_advisory_xact_lock_shared(TG_ARGV[0]::int + substr((CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END).user_id, 2)::int);
 		RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
 	END $$});
-for my $gate ([ 'BEFORE', $before, 'product_user' ], [ 'BEFORE', $before, 'opt_out_period' ], [ 'AFTER', $after, 'opt_out_period' ])
+for my $gate ([ 'BEFORE', $before, 'product_user' ], [ 'BEFORE', $before, 'opt_out_period' ], [ 'BEFORE', $before_alias, 'user_alias' ], [ 'AFTER', $after, 'opt_out_period' ])
 {
 	my ($when, $key, $table) = @$gate;
 
@@ -73,6 +74,8 @@ my %hold = (
 	'locking users' => q{SELECT FROM optout.product_user WHERE user_id = 'u%05d' FOR UPDATE},
 	'locking periods' => q{SELECT FROM optout.opt_out_period WHERE user_id = 'u%05d' FOR UPDATE},
 	'locking open periods' => q{SELECT FROM optout.opt_out_period WHERE user_id = 'u%05d' FOR UPDATE},
+	'locking aliases' => q{SELECT FROM optout.user_alias WHERE user_id = 'u%05d' FOR UPDATE},
+	'writing aliases' => "SELECT pg_advisory_xact_lock($before_alias + %d)",
 	'writing users' => "SELECT pg_advisory_xact_lock($before + %d)",
 	'writing periods' => "SELECT pg_advisory_xact_lock($before + %d)",
 	'deleting' => "SELECT pg_advisory_xact_lock($before + %d)",
@@ -84,6 +87,7 @@ my %logged = (
 	'locking users' => 'users locked',
 	'locking periods' => "users' periods locked",
 	'locking open periods' => "users' open periods locked",
+	'locking aliases' => 'aliases locked',
 	'updating the filter' => 'periods made known to the filter',
 );
 
@@ -164,7 +168,7 @@ sub run
 	my $log = slurp_file($node->logfile, $log_before);
 	if (defined $logged{$phase})
 	{
-		my %doing = ('enroll' => 'enrolling', 'opt out' => 'opting out', 'opt in' => 'opting in', 'forget' => 'forgetting');
+		my %doing = ('enroll' => 'enrolling', 'opt out' => 'opting out', 'opt in' => 'opting in', 'forget' => 'forgetting', 'link' => 'linking', 'unlink' => 'unlinking');
 		like($log, qr/LOG:  optout: $doing{$command}, \d+ of $total \Q$logged{$phase}\E, elapsed time: \d+\.\d\d s$/m, "$what: logged");
 	}
 	return $out;
@@ -190,6 +194,12 @@ $node->safe_psql('other', 'CREATE EXTENSION optout');
 check_command(q{SELECT optout.enroll(ids('u'))}, 'enroll', '', [ 'writing users', $nusers ]);
 check_command(q{SELECT optout.opt_out(ids('u'))}, 'opt out', $nusers,
 	[ 'locking users', $nusers ], [ 'writing periods', $nusers ], [ 'updating the filter', $nusers ]);
+check_command(q{SELECT optout.link(ids('u'), ids('v'))}, 'link', $nusers,
+	[ 'locking users', $nusers ], [ 'locking periods', $nusers ], [ 'writing aliases', $nusers ],
+	[ 'writing periods', $nusers ], [ 'updating the filter', $nusers ]);
+check_command(q{SELECT optout.unlink(ids('v'), force => true)}, 'unlink', $nusers,
+	[ 'locking users', $nusers ], [ 'locking periods', $nusers ], [ 'locking aliases', $nusers ],
+	[ 'deleting', $nusers ], [ 'updating the filter', $nusers ]);
 check_command(q{SELECT optout.opt_in(ids('u'))}, 'opt in', $nusers,
 	[ 'locking users', $nusers ], [ 'locking open periods', $nusers ],
 	[ 'writing periods', $nusers ], [ 'updating the filter', $nusers ]);

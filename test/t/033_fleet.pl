@@ -20,8 +20,8 @@ sub readme
 	return slurp_file("$FindBin::RealBin/../../README.md") =~ /^```sql \Q$where\E\n(.*?)^```$/msg;
 }
 
-my ($publish, $opt_out, $synchronous) = readme('authority');
-my ($subscribe) = readme('ingest server');
+my ($publish, $opt_out, $synchronous, $all_discards) = readme('authority');
+my ($subscribe, $again, $publish_discards) = readme('ingest server');
 my $settings = "shared_preload_libraries = 'optout'\nautovacuum = off\nwal_retrieve_retry_interval = '100ms'\n";
 my $authority = new_server('authority', { allows_streaming => 'logical' }, $settings);
 my @ingest = map { new_server("ingest$_", { allows_streaming => 'logical' }, $settings) } 1 .. 3;
@@ -211,6 +211,33 @@ for my $user ('alice', 'alice', 'alice')
 }
 $authority->append_conf('postgresql.conf', "synchronous_standby_names = ''\n");
 $authority->reload;
+
+# Discards of all servers in one place
+my %discarded = map { $_ => $ingest[ $_ - 1 ]->safe_psql('postgres', 'SELECT sum(discarded) FROM optout.discards') } 1 .. 3;
+my ($subscribe_discards, $query) = $all_discards =~ /^(CREATE SUBSCRIPTION .*?;\n)(.*)$/s or die;
+for my $n (1 .. 3)
+{
+	my $sql = $subscribe_discards;
+
+	$ingest[ $n - 1 ]->safe_psql('postgres', $publish_discards);
+	$sql =~ s/host=ingest1 dbname=product/"host=" . $ingest[ $n - 1 ]->host . " port=" . $ingest[ $n - 1 ]->port . " dbname=postgres"/e or die;
+	$sql =~ s/discards1/discards$n/ or die;
+	$authority->safe_psql('postgres', $sql);
+	$authority->wait_for_subscription_sync($ingest[ $n - 1 ], "discards$n");
+	discarded($n);
+	$discarded{$n} = $ingest[ $n - 1 ]->safe_psql('postgres', 'SELECT sum(discarded) FROM optout.discards');
+	$ingest[ $n - 1 ]->wait_for_catchup("discards$n");
+}
+is($authority->safe_psql('postgres', $query), 'default|' . ($discarded{1} + $discarded{2} + $discarded{3}), 'discards of all servers by one query');
+is($authority->safe_psql('postgres', 'SELECT sum(discarded) FROM optout.discard_ledger GROUP BY slot >> 32 ORDER BY 1'),
+	join("\n", sort { $a <=> $b } values %discarded), 'and of each');
+$authority->safe_psql('postgres', "DROP SUBSCRIPTION discards$_") for 1 .. 3;
+
+# A server that has lost its list gets it anew
+$again =~ s/host=authority dbname=product/host=$host port=$port dbname=postgres/ or die;
+$ingest[0]->safe_psql('postgres', $again);
+$ingest[0]->poll_query_until('postgres', $copied) or die 'no copy';
+is(discarded(1), discarded(2), 'a list copied anew');
 
 # Standbys for reports: with a slot, without, and one behind the first
 $authority->backup('base');
