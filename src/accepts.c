@@ -55,7 +55,7 @@ accepts_install_hooks(void)
 bool
 is_opted_out(text *organization, text *user_id, const TimestampTz *occurred_at)
 {
-	uint64		seed = key_seed(organization);
+	uint64		seed;
 	UserKey		key;
 	Periods		periods;
 	uint64		xmin;
@@ -66,6 +66,8 @@ is_opted_out(text *organization, text *user_id, const TimestampTz *occurred_at)
 	/* 1. filter: a miss proves that the user has no period */
 	if (likely(coverage() == COVERAGE_FULL))
 	{
+		/* not before: shared memory may have been attached to just now */
+		seed = key_seed(organization);
 		if (likely(!filter_maybe_contains(key_hash(VARDATA_ANY(user_id),
 												   VARSIZE_ANY_EXHDR(user_id), seed))))
 		{
@@ -95,7 +97,7 @@ is_opted_out(text *organization, text *user_id, const TimestampTz *occurred_at)
 		accepts_lookups[LOOKUP_TABLE]++;
 		return periods_cover(organization, user_id, occurred_at);
 	}
-	key = key_of(user_id, seed);
+	key = key_of(user_id, key_seed(organization));
 
 	/* 3. memo: all periods of those who have been looked up by this session */
 	if (memo_find(&key, &periods, &xmin))
