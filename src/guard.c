@@ -45,6 +45,7 @@
 #include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
+#include "commands/tablecmds.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -578,34 +579,26 @@ guard_relations_off(Oid function)
 
 /*
  * Let the relation's triggers of the function fire always; returns how many did
- * not.  As its owner, who need not be the extension's.
+ * not.  ALTER TABLE would ask for rights on the table and its schema, which the
+ * caller need not have, nor always has the table's owner.
  */
 static int64
 guard_enable(Oid relid, Oid function)
 {
 	Relation	rel = try_relation_open(relid, ShareRowExclusiveLock);
 	List	   *off;
-	char	   *relname;
-	Oid			owner;
-	Oid			save_userid;
-	int			save_sec_context;
 	ListCell   *cell;
 
 	if (rel == NULL)
 		return 0;
 	/* another session's temporary table cannot be altered */
 	off = RELATION_IS_OTHER_TEMP(rel) ? NIL : guard_find(rel, function).off;
-	relname = guard_relation_name(rel);
-	owner = rel->rd_rel->relowner;
-	relation_close(rel, NoLock);
-
-	GetUserIdAndSecContext(&save_userid, &save_sec_context);
-	SetUserIdAndSecContext(owner, save_sec_context |
-						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	if (off != NIL)
+		CheckTableNotInUse(rel, "ALTER TABLE");
 	foreach(cell, off)
-		run(psprintf("ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %s",
-					 relname, quote_identifier(lfirst(cell))), 0, NULL, NULL);
-	SetUserIdAndSecContext(save_userid, save_sec_context);
+		EnableDisableTrigger(rel, lfirst(cell), InvalidOid, TRIGGER_FIRES_ALWAYS,
+							 false, false, ShareRowExclusiveLock);
+	relation_close(rel, NoLock);
 	return list_length(off);
 }
 
