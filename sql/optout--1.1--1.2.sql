@@ -20,7 +20,7 @@ LOCK TABLE optout.opt_out_period IN SHARE ROW EXCLUSIVE MODE;
 ALTER TABLE optout.opt_out_period ALTER COLUMN reason SET STATISTICS 0;
 
 COMMENT ON FUNCTION optout.unguard(regclass) IS
-'Take all guards off an event table, by whatever name somebody gave them. Error 42704 where there is none.';
+'Remove all guards from an event table, whatever their names. Error 42704 where there is none.';
 
 ----------------------------------------------------------------------
 -- Waiting for those who ingest
@@ -346,7 +346,7 @@ RETURNS bigint
 AS 'MODULE_PATHNAME', 'optout_verify_1_2' LANGUAGE C
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.verify() IS
-'How many rows of optout.opt_out_period the shared filter would miss, and how many aliases have other periods than their user or are enrolled as a user themselves; anything but 0 is a bug, or somebody has written to the tables. It reads the whole table. For the owner of the extension and whom they grant EXECUTE, who need nothing else.';
+'How many rows of optout.opt_out_period the shared filter would miss, and how many aliases have other periods than their user or are enrolled as a user themselves; anything but 0 is a bug, or somebody has written to the tables. It reads the whole table. For the owner of the extension, and for roles with EXECUTE on it, which need nothing else.';
 
 REVOKE ALL ON optout.user_alias FROM PUBLIC;
 REVOKE ALL ON FUNCTION optout.refuse_aliases(), optout.delete_alias_periods(),
@@ -384,19 +384,19 @@ COMMENT ON FUNCTION optout.opt_in(text[], text, text) IS
 ----------------------------------------------------------------------
 
 COMMENT ON COLUMN optout.status.shared_filter IS
-'''ready''; ''incomplete'' where this server cannot know yet who is opted out, so that filter and guards raise an error; ''loading'' while this database''s keys are being added, which sessions that ask do a few milliseconds at a time; ''no room'' where the filter serves 256 other databases; ''absent'' where there is no shared memory for it: optout.filter_memory is 0, or the library is not in shared_preload_libraries and the server is older than 17 or cannot spare it; ''off'' by the setting optout.filter; ''not used'' on a standby, or if the trigger optout_filter does not fire always. Answers are right in any case, but only ''ready'' is fast.';
+'''ready''; ''incomplete'' where this server cannot know yet who is opted out, so that filter and guards raise an error; ''loading'' while sessions that ask add this database''s keys, a few milliseconds at a time; ''no room'' where the filter serves 256 other databases; ''absent'' where there is no shared memory for it: optout.filter_memory is 0, or the library is not in shared_preload_libraries and the server is older than 17 or cannot spare it; ''off'' by the setting optout.filter; ''not used'' on a standby, or if the trigger optout_filter does not fire always. Answers are right in any case, but only ''ready'' is fast.';
 COMMENT ON COLUMN optout.status.load_progress IS
 'While shared_filter is ''loading'': which share of the table has been read to add its keys, from 0 to 1; see optout.progress.';
 COMMENT ON COLUMN optout.progress.pid IS
-'Process that runs the command, as in pg_stat_activity; of ''add keys'', with which sessions go on in turns, the one that did so last.';
-COMMENT ON COLUMN optout.discards.hour IS 'Start of the hour in which the transactions that discarded them were committed or prepared, whenever the events occurred.';
+'Process that runs the command, as in pg_stat_activity. For ''add keys'', at which sessions take turns, the process that had the last turn.';
+COMMENT ON COLUMN optout.discards.hour IS 'Start of the hour in which the discarding transactions were committed or prepared, whenever the events occurred.';
 COMMENT ON COLUMN optout.status.false_positive_rate IS 'Estimated share of users never opted out for whom the memo or the table has to be asked, to four digits.';
 CREATE FUNCTION optout.repair()
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'optout_repair' LANGUAGE C
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.repair() IS
-'Let guards, and the triggers of the extension''s own tables, fire again as they should where they do not, as after pg_restore --disable-triggers: of tables, partitions and inheritance children alike. Alters nothing else. Returns how many it has put back. For superusers and the owner of the extension.';
+'Make guards, and the triggers of the extension''s own tables, fire again where they do not, for example after pg_restore --disable-triggers: on tables, partitions and inheritance children alike. Alters nothing else. Returns how many triggers it has altered. For superusers and the owner of the extension.';
 REVOKE ALL ON FUNCTION optout.repair() FROM PUBLIC;
 
 -- The filter compares the text of what a column holds with the id, byte for byte,

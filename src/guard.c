@@ -45,6 +45,7 @@
 #include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
+#include "commands/tablecmds.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -109,7 +110,6 @@ static void guard_warn_of_children(Relation rel);
 static bool guard_other_organizations(void);
 static char *guard_relation_name(Relation rel);
 static uint64 run(const char *command, int nargs, Oid *argtypes, Datum *values);
-static Oid	guard_hypertable(Relation rel);
 static int64 guard_repair_own(const char *table, const char *function, char fires);
 static int64 guard_enable(Oid relid, Oid function, char fires);
 static List *guard_relations_off(Oid function);
@@ -594,70 +594,28 @@ guard_relations_off(Oid function)
 }
 
 /*
- * The hypertable whose chunk this is, if it is one of TimescaleDB's: it lets
- * nobody alter the triggers of a chunk but through the hypertable.
- */
-static Oid
-guard_hypertable(Relation rel)
-{
-	Relation	pg_inherits;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	Oid			result = InvalidOid;
-
-	if (RelationGetNamespace(rel) != get_namespace_oid("_timescaledb_internal", true))
-		return InvalidOid;
-
-	pg_inherits = table_open(InheritsRelationId, AccessShareLock);
-	ScanKeyInit(&key, Anum_pg_inherits_inhrelid, BTEqualStrategyNumber,
-				F_OIDEQ, ObjectIdGetDatum(RelationGetRelid(rel)));
-	scan = systable_beginscan(pg_inherits, InheritsRelidSeqnoIndexId, true, NULL, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-		result = ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent;
-	systable_endscan(scan);
-	table_close(pg_inherits, AccessShareLock);
-	return result;
-}
-
-/*
  * Let the relation's triggers of the function that are off fire as "fires" says;
- * returns how many there were.  As its owner, who need not be the extension's.
+ * returns how many there were.  ALTER TABLE would ask for rights on the table and
+ * its schema, which the caller need not have, nor always has the table's owner;
+ * and TimescaleDB would refuse it for a chunk.
  */
 static int64
 guard_enable(Oid relid, Oid function, char fires)
 {
 	Relation	rel = try_relation_open(relid, ShareRowExclusiveLock);
 	List	   *off;
-	char	   *relname;
-	Oid			owner;
-	Oid			hypertable;
-	Oid			save_userid;
-	int			save_sec_context;
 	ListCell   *cell;
 
 	if (rel == NULL)
 		return 0;
 	/* another session's temporary table cannot be altered */
 	off = RELATION_IS_OTHER_TEMP(rel) ? NIL : guard_find(rel, function, fires).off;
-	relname = guard_relation_name(rel);
-	owner = rel->rd_rel->relowner;
-	hypertable = guard_hypertable(rel);
-	relation_close(rel, NoLock);
-	if (OidIsValid(hypertable))
-		relname = quote_qualified_identifier(get_namespace_name(get_rel_namespace(hypertable)),
-											 get_rel_name(hypertable));
-
-	GetUserIdAndSecContext(&save_userid, &save_sec_context);
-	SetUserIdAndSecContext(owner, save_sec_context |
-						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	if (off != NIL)
+		CheckTableNotInUse(rel, "ALTER TABLE");
 	foreach(cell, off)
-		run(psprintf("ALTER TABLE %s %s ENABLE %s TRIGGER %s",
-					 OidIsValid(hypertable) ? "" : "ONLY", relname,
-					 fires == TRIGGER_FIRES_ALWAYS ? "ALWAYS" : "",
-					 quote_identifier(lfirst(cell))), 0, NULL, NULL);
-	SetUserIdAndSecContext(save_userid, save_sec_context);
+		EnableDisableTrigger(rel, lfirst(cell), InvalidOid, fires,
+							 false, false, ShareRowExclusiveLock);
+	relation_close(rel, NoLock);
 	return list_length(off);
 }
 
