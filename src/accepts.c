@@ -38,8 +38,8 @@ typedef bool (*Question) (text *organization, text *user_id, const TimestampTz *
 
 uint64		accepts_lookups[LOOKUP_KINDS];
 
-static inline bool accepts_ask(FunctionCallInfo fcinfo, Oid type, Question question, bool nobody);
-static inline bool accepts_ask_at_once(FunctionCallInfo fcinfo, Oid type);
+static bool accepts_ask(FunctionCallInfo fcinfo, Oid type, Question question, bool nobody);
+static pg_attribute_always_inline bool accepts_ask_at_once(FunctionCallInfo fcinfo, Oid type);
 static void accepts_report_lookups(XactEvent event, void *arg);
 
 void
@@ -55,7 +55,7 @@ accepts_install_hooks(void)
 bool
 is_opted_out(text *organization, text *user_id, const TimestampTz *occurred_at)
 {
-	uint64		seed = key_seed(organization);
+	uint64		seed;
 	UserKey		key;
 	Periods		periods;
 	uint64		xmin;
@@ -66,6 +66,8 @@ is_opted_out(text *organization, text *user_id, const TimestampTz *occurred_at)
 	/* 1. filter: a miss proves that the user has no period */
 	if (likely(coverage() == COVERAGE_FULL))
 	{
+		/* not before: shared memory may have been attached to just now */
+		seed = key_seed(organization);
 		if (likely(!filter_maybe_contains(key_hash(VARDATA_ANY(user_id),
 												   VARSIZE_ANY_EXHDR(user_id), seed))))
 		{
@@ -95,7 +97,7 @@ is_opted_out(text *organization, text *user_id, const TimestampTz *occurred_at)
 		accepts_lookups[LOOKUP_TABLE]++;
 		return periods_cover(organization, user_id, occurred_at);
 	}
-	key = key_of(user_id, seed);
+	key = key_of(user_id, key_seed(organization));
 
 	/* 3. memo: all periods of those who have been looked up by this session */
 	if (memo_find(&key, &periods, &xmin))
@@ -131,7 +133,7 @@ accepts_event(text *organization, text *user_id, const TimestampTz *occurred_at)
  * type, organization, time; any may be NULL.  An event that names no user is
  * nobody's.
  */
-static inline bool
+static pg_noinline bool
 accepts_ask(FunctionCallInfo fcinfo, Oid type, Question question, bool nobody)
 {
 	text	   *organization;
@@ -153,7 +155,7 @@ accepts_ask(FunctionCallInfo fcinfo, Oid type, Question question, bool nobody)
 /*
  * accepts(), which has an answer at once for nearly all rows.
  */
-static inline bool
+static pg_attribute_always_inline bool
 accepts_ask_at_once(FunctionCallInfo fcinfo, Oid type)
 {
 	return likely(!PG_ARGISNULL(0) &&

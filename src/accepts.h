@@ -30,7 +30,7 @@ extern bool accepts_event(text *organization, text *user_id,
  * sound for any time the event may have, for the filter holds all users who have
  * any period.
  */
-static inline bool
+static pg_attribute_always_inline bool
 accepts_at_once(text *organization, Oid type, Datum user_id)
 {
 	char		buffer[IDENT_BUFFER];

@@ -161,17 +161,17 @@ static bool no_room = false;	/* nobody can, for this database */
 
 static void coverage_assign_filter(bool newval, void *extra);
 static void coverage_forget(void);
-static void invalidate(Datum arg, Oid relid);
-static bool sees_every_row(Relation pg_trigger, HeapTuple tuple);
-static TransactionId database_xmin(void);
-static void read_version(void);
-static bool same_version(TriggerVersion *a, TriggerVersion *b);
+static void coverage_invalidate(Datum arg, Oid relid);
+static bool coverage_sees_every_row(Relation pg_trigger, HeapTuple tuple);
+static TransactionId coverage_database_xmin(void);
+static void coverage_read_version(void);
+static bool coverage_same_version(TriggerVersion *a, TriggerVersion *b);
 static bool coverage_sees_pending_rows(void);
 static bool coverage_leader_writes(void);
-static SharedDatabase *find_database(void);
+static SharedDatabase *coverage_find_database(void);
 static bool coverage_is_complete(const SharedDatabase *entry);
-static bool is_loaded(void);
-static SharedDatabase *make_database(void);
+static bool coverage_is_loaded(void);
+static SharedDatabase *coverage_make_database(void);
 static bool coverage_take_over_entry(void);
 static void coverage_say_no_room(void);
 static BlockNumber coverage_begin_load(SharedDatabase *entry, Relation rel);
@@ -181,7 +181,7 @@ static bool coverage_note_block(SharedDatabase *entry, BlockNumber block, int nr
 								bool fill_cache, uint64 microseconds);
 static void coverage_note_end(SharedDatabase *entry, BlockNumber block);
 static void coverage_add_slice(Relation rel, uint64 begun);
-static void load(void);
+static void coverage_load(void);
 static void coverage_tell_of_change(Relation rel);
 static void coverage_end_transaction(XactEvent event, void *arg);
 
@@ -213,7 +213,7 @@ coverage_assign_filter(bool newval pg_attribute_unused(), void *extra pg_attribu
 void
 coverage_install_hooks(void)
 {
-	CacheRegisterRelcacheCallback(invalidate, (Datum) 0);
+	CacheRegisterRelcacheCallback(coverage_invalidate, (Datum) 0);
 	complete_install_hooks(coverage_forget);
 	RegisterXactCallback(coverage_end_transaction, NULL);
 }
@@ -242,7 +242,7 @@ coverage_forget(void)
  * or everything may have changed.
  */
 static void
-invalidate(Datum arg pg_attribute_unused(), Oid relid)
+coverage_invalidate(Datum arg pg_attribute_unused(), Oid relid)
 {
 	if (OidIsValid(relid) && relid == change_relation)
 		memo_invalidate();
@@ -259,7 +259,7 @@ invalidate(Datum arg pg_attribute_unused(), Oid relid)
  * Is the trigger the one that the extension made, and does it always fire?
  */
 static bool
-sees_every_row(Relation pg_trigger, HeapTuple tuple)
+coverage_sees_every_row(Relation pg_trigger, HeapTuple tuple)
 {
 	Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
 
@@ -272,7 +272,7 @@ sees_every_row(Relation pg_trigger, HeapTuple tuple)
 }
 
 static TransactionId
-database_xmin(void)
+coverage_database_xmin(void)
 {
 	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(MyDatabaseId));
 	TransactionId xmin;
@@ -288,7 +288,7 @@ database_xmin(void)
  * Read the state table's trigger from the catalog.
  */
 static void
-read_version(void)
+coverage_read_version(void)
 {
 	Relation	rel = tables_open("opt_out_period", AccessShareLock);
 	Relation	pg_trigger;
@@ -317,11 +317,11 @@ read_version(void)
 	{
 		Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
 
-		version.database_xmin = database_xmin();
+		version.database_xmin = coverage_database_xmin();
 		version.trigger = trigger->oid;
 		version.xmin = HeapTupleHeaderGetRawXmin(tuple->t_data);
 		version.ctid = tuple->t_self;
-		version_enabled = sees_every_row(pg_trigger, tuple);
+		version_enabled = coverage_sees_every_row(pg_trigger, tuple);
 	}
 	systable_endscan(scan);
 	table_close(pg_trigger, AccessShareLock);
@@ -332,7 +332,7 @@ read_version(void)
 }
 
 static bool
-same_version(TriggerVersion *a, TriggerVersion *b)
+coverage_same_version(TriggerVersion *a, TriggerVersion *b)
 {
 	return a->database_xmin == b->database_xmin &&
 		a->table == b->table && a->relfilenode == b->relfilenode &&
@@ -392,7 +392,7 @@ coverage_leader_writes(void)
  * This database's entry, or NULL.  The caller holds the lock.
  */
 static SharedDatabase *
-find_database(void)
+coverage_find_database(void)
 {
 	for (int i = 0; i < shared->ndatabases; i++)
 	{
@@ -415,14 +415,14 @@ coverage_is_complete(const SharedDatabase *entry)
  * Have this database's keys been added under this version of the trigger?
  */
 static bool
-is_loaded(void)
+coverage_is_loaded(void)
 {
 	SharedDatabase *entry;
 	bool		result;
 
 	LWLockAcquire(&shared->lock, LW_SHARED);
-	entry = find_database();
-	result = entry != NULL && same_version(&entry->version, &version) && coverage_is_complete(entry);
+	entry = coverage_find_database();
+	result = entry != NULL && coverage_same_version(&entry->version, &version) && coverage_is_complete(entry);
 	LWLockRelease(&shared->lock);
 	return result;
 }
@@ -431,14 +431,14 @@ is_loaded(void)
  * This database's entry, made if there is none; NULL where there is no room.
  */
 static SharedDatabase *
-make_database(void)
+coverage_make_database(void)
 {
 	SharedDatabase *entry;
 
 	do
 	{
 		LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-		entry = find_database();
+		entry = coverage_find_database();
 		if (entry == NULL && shared->ndatabases < MAX_DATABASES)
 		{
 			/* no version is that of all zeroes */
@@ -471,7 +471,7 @@ coverage_take_over_entry(void)
 		if (SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(database)))
 			continue;
 		LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-		if (shared->databases[i].database == database && find_database() == NULL)
+		if (shared->databases[i].database == database && coverage_find_database() == NULL)
 		{
 			memset(&shared->databases[i], 0, sizeof(SharedDatabase));
 			shared->databases[i].database = MyDatabaseId;
@@ -514,7 +514,7 @@ coverage_begin_load(SharedDatabase *entry, Relation rel)
 	bool		begun;
 
 	LWLockAcquire(&shared->lock, LW_SHARED);
-	begun = same_version(&entry->version, &version);
+	begun = coverage_same_version(&entry->version, &version);
 	next = entry->next;
 	LWLockRelease(&shared->lock);
 	if (begun)
@@ -614,7 +614,7 @@ coverage_note_block(SharedDatabase *entry, BlockNumber block, int nrows,
 	bool		ours;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	ours = same_version(&entry->version, &version) && entry->next == block;
+	ours = coverage_same_version(&entry->version, &version) && entry->next == block;
 	if (ours)
 	{
 		entry->next = block + 1;
@@ -638,7 +638,7 @@ coverage_note_end(SharedDatabase *entry, BlockNumber block)
 	bool		ours;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	ours = same_version(&entry->version, &version) && entry->next == block;
+	ours = coverage_same_version(&entry->version, &version) && entry->next == block;
 	if (ours)
 		entry->next = entry->nblocks;
 	done = *entry;
@@ -656,7 +656,7 @@ coverage_note_end(SharedDatabase *entry, BlockNumber block)
 static void
 coverage_add_slice(Relation rel, uint64 begun)
 {
-	SharedDatabase *entry = make_database();
+	SharedDatabase *entry = coverage_make_database();
 	BufferAccessStrategy strategy;
 	Snapshot	snapshot = NULL;
 	uint64		xmin = 0;
@@ -706,7 +706,7 @@ coverage_add_slice(Relation rel, uint64 begun)
  * it is not our turn.
  */
 static void
-load(void)
+coverage_load(void)
 {
 	LOCKTAG		tag;
 	Relation	rel;
@@ -714,7 +714,7 @@ load(void)
 
 	if (begun < load_not_before)
 		return;
-	if (is_loaded())
+	if (coverage_is_loaded())
 	{
 		version_loaded = true;
 		return;
@@ -732,7 +732,7 @@ load(void)
 	/* opening it has told us of what others have done to it, if anything */
 	if (version_valid && !CheckRelationLockedByMe(rel, ShareRowExclusiveLock, true))
 	{
-		if (!is_loaded())
+		if (!coverage_is_loaded())
 			coverage_add_slice(rel, begun);
 		if (no_room)
 			load_not_before = begun + NO_ROOM_DELAY;
@@ -741,7 +741,7 @@ load(void)
 			uint64		now = shared_clock();
 
 			load_not_before = now + (now - begun);
-			version_loaded = is_loaded();
+			version_loaded = coverage_is_loaded();
 		}
 	}
 	table_close(rel, NoLock);
@@ -765,7 +765,9 @@ coverage_hold(void)
 
 		if (found == table)
 		{
+			/* the planner may have asked before, without the lock */
 			locked_transaction = MyLocalTransactionId;
+			coverage_command = InvalidCommandId;
 			return true;
 		}
 		/* it has been dropped, and another made */
@@ -784,7 +786,7 @@ coverage_check(void)
 	if (!filter_enabled || RecoveryInProgress())
 		return COVERAGE_UNKNOWN;
 	if (!version_valid)
-		read_version();
+		coverage_read_version();
 	if (!version_enabled)
 		return COVERAGE_UNKNOWN;
 
@@ -798,7 +800,7 @@ coverage_check(void)
 		return COVERAGE_UNKNOWN;
 
 	if (!version_loaded && shared_attach_to_read())
-		load();
+		coverage_load();
 	/* an invalidation may have come meanwhile */
 	coverage_is_full = complete() && complete_is_valid && version_valid && version_loaded;
 	if (!coverage_is_full)
@@ -847,7 +849,7 @@ coverage_loading(SharedDatabase *load)
 	if (shared_blocks[0] == NULL)
 		return false;
 	LWLockAcquire(&shared->lock, LW_SHARED);
-	entry = find_database();
+	entry = coverage_find_database();
 	if (entry != NULL)
 		*load = *entry;
 	LWLockRelease(&shared->lock);

@@ -496,15 +496,17 @@ ident_from_datum(Oid type, Datum value)
 static void
 ident_write_uuid(const unsigned char *data, char *buffer)
 {
-	static const char digits[] = "0123456789abcdef";
+	/* two digits for each value of a byte */
+#define HEX(h) h "0" h "1" h "2" h "3" h "4" h "5" h "6" h "7" \
+	h "8" h "9" h "a" h "b" h "c" h "d" h "e" h "f"
+	static const char digits[] = HEX("0") HEX("1") HEX("2") HEX("3")
+		HEX("4") HEX("5") HEX("6") HEX("7") HEX("8") HEX("9") HEX("a")
+		HEX("b") HEX("c") HEX("d") HEX("e") HEX("f");
 	static const char places[UUID_LEN] = {0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34};
 
 	buffer[8] = buffer[13] = buffer[18] = buffer[23] = '-';
 	for (int i = 0; i < UUID_LEN; i++)
-	{
-		buffer[(int) places[i]] = digits[data[i] >> 4];
-		buffer[places[i] + 1] = digits[data[i] & 15];
-	}
+		memcpy(&buffer[(int) places[i]], &digits[2 * data[i]], 2);
 }
 
 /*

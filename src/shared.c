@@ -60,20 +60,20 @@ static Attempts to_report = {0, FIRST_DELAY};
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 
-static Size level_size(int level);
-static Size cache_size(void);
-static Size blocks_size(void);
-static void request_shmem(void);
-static void startup_shmem(void);
-static void init_shared(void *ptr);
-static void init_named(NAMED_DSM_INIT_PARAMETERS);
-static void init_blocks(void *ptr);
-static void set_blocks(void *ptr);
-static bool on_demand(void);
-static void attach(void);
-static void attach_blocks(void);
-static void create_blocks(void);
-static void try_attach(Attempts *attempts, bool to_blocks);
+static Size shared_level_size(int level);
+static Size shared_cache_size(void);
+static Size shared_blocks_size(void);
+static void shared_request_shmem(void);
+static void shared_startup_shmem(void);
+static void shared_init(void *ptr);
+static void shared_init_named(NAMED_DSM_INIT_PARAMETERS);
+static void shared_init_blocks(void *ptr);
+static void shared_set_blocks(void *ptr);
+static bool shared_on_demand(void);
+static void shared_attach(void);
+static void shared_attach_blocks(void);
+static void shared_create_blocks(void);
+static void shared_try_attach(Attempts *attempts, bool to_blocks);
 
 /*
  * Define the settings this file owns.
@@ -101,14 +101,14 @@ shared_install_hooks(void)
 		return;
 	preloaded = true;
 	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = request_shmem;
+	shmem_request_hook = shared_request_shmem;
 	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = startup_shmem;
+	shmem_startup_hook = shared_startup_shmem;
 }
 
 /* in bytes; the largest level is what the setting says */
 static Size
-level_size(int level)
+shared_level_size(int level)
 {
 	Size		size = (Size) filter_memory * 1024;
 
@@ -121,39 +121,39 @@ level_size(int level)
 
 /* in bytes; at most twice as much as the largest level, as a power of two */
 static Size
-cache_size(void)
+shared_cache_size(void)
 {
-	Size		size = pg_nextpower2_size_t(level_size(LEVELS - 1));
+	Size		size = pg_nextpower2_size_t(shared_level_size(LEVELS - 1));
 
-	return size > level_size(LEVELS - 1) ? size : size * 2;
+	return size > shared_level_size(LEVELS - 1) ? size : size * 2;
 }
 
 /* all that filter and cache need */
 static Size
-blocks_size(void)
+shared_blocks_size(void)
 {
 	/* a block more, so that blocks can be aligned to their size */
-	Size		size = BLOCK_SIZE + cache_size();
+	Size		size = BLOCK_SIZE + shared_cache_size();
 
 	for (int level = 0; level < LEVELS; level++)
-		size = add_size(size, level_size(level));
+		size = add_size(size, shared_level_size(level));
 	return size;
 }
 
 static void
-request_shmem(void)
+shared_request_shmem(void)
 {
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
 	if (filter_memory > 0)
 	{
 		RequestAddinShmemSpace(MAXALIGN(sizeof(Shared)));
-		RequestAddinShmemSpace(blocks_size());
+		RequestAddinShmemSpace(shared_blocks_size());
 	}
 }
 
 static void
-startup_shmem(void)
+shared_startup_shmem(void)
 {
 	bool		found;
 	void	   *blocks;
@@ -166,18 +166,18 @@ startup_shmem(void)
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	shared = ShmemInitStruct("optout", sizeof(Shared), &found);
 	if (!found)
-		init_shared(shared);
+		shared_init(shared);
 	key_use_secret(shared->secret);
 	LWLockRegisterTranche(shared->tranche, "optout");
-	blocks = ShmemInitStruct("optout blocks", blocks_size(), &found);
+	blocks = ShmemInitStruct("optout blocks", shared_blocks_size(), &found);
 	if (!found)
-		init_blocks(blocks);
-	set_blocks(blocks);
+		shared_init_blocks(blocks);
+	shared_set_blocks(blocks);
 	LWLockRelease(AddinShmemInitLock);
 }
 
 static void
-init_shared(void *ptr)
+shared_init(void *ptr)
 {
 	Shared	   *new = ptr;
 
@@ -193,21 +193,21 @@ init_shared(void *ptr)
 }
 
 static void
-init_named(NAMED_DSM_INIT_PARAMETERS)
+shared_init_named(NAMED_DSM_INIT_PARAMETERS)
 {
-	init_shared(ptr);
+	shared_init(ptr);
 }
 
 /*
- * Make blocks of blocks_size() bytes ready for use.
+ * Make blocks of shared_blocks_size() bytes ready for use.
  */
 static void
-init_blocks(void *ptr)
+shared_init_blocks(void *ptr)
 {
-	memset(ptr, 0, blocks_size());
+	memset(ptr, 0, shared_blocks_size());
 	for (int level = 0; level < LEVELS; level++)
-		shared->nblocks[level] = level_size(level) / BLOCK_SIZE;
-	shared->nbuckets = cache_size() / BLOCK_SIZE;
+		shared->nblocks[level] = shared_level_size(level) / BLOCK_SIZE;
+	shared->nbuckets = shared_cache_size() / BLOCK_SIZE;
 	shared->has_blocks = true;
 }
 
@@ -215,7 +215,7 @@ init_blocks(void *ptr)
  * Use the blocks from now on.
  */
 static void
-set_blocks(void *ptr)
+shared_set_blocks(void *ptr)
 {
 	char	   *start = (char *) TYPEALIGN(BLOCK_SIZE, ptr);
 
@@ -231,7 +231,7 @@ set_blocks(void *ptr)
  * Whether there may be shared memory that this backend has not attached to.
  */
 static bool
-on_demand(void)
+shared_on_demand(void)
 {
 	return HAVE_NAMED_DSM && !preloaded && IsUnderPostmaster;
 }
@@ -240,14 +240,14 @@ on_demand(void)
  * Attach to the first part, making it if there is none.
  */
 static void
-attach(void)
+shared_attach(void)
 {
 	Shared	   *segment;
 	bool		found;
 
 	if (shared != NULL)
 		return;
-	segment = GetNamedDSMSegment("optout", sizeof(Shared), init_named, &found, NULL);
+	segment = GetNamedDSMSegment("optout", sizeof(Shared), shared_init_named, &found, NULL);
 	if (segment->layout != LAYOUT)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -263,7 +263,7 @@ attach(void)
  * Attach to the blocks that have been made.
  */
 static void
-attach_blocks(void)
+shared_attach_blocks(void)
 {
 	dsm_segment *segment;
 
@@ -276,25 +276,25 @@ attach_blocks(void)
 				 errmsg("could not map dynamic shared memory segment"),
 				 errhidestmt(true), errhidecontext(true)));
 	dsm_pin_mapping(segment);
-	set_blocks(dsm_segment_address(segment));
+	shared_set_blocks(dsm_segment_address(segment));
 }
 
 /*
  * Make the blocks, unless somebody has.
  */
 static void
-create_blocks(void)
+shared_create_blocks(void)
 {
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	if (!shared->has_blocks)
 	{
-		dsm_segment *segment = dsm_create(blocks_size(), 0);
+		dsm_segment *segment = dsm_create(shared_blocks_size(), 0);
 
 		dsm_pin_segment(segment);
 		dsm_pin_mapping(segment);
 		shared->blocks = dsm_segment_handle(segment);
-		init_blocks(dsm_segment_address(segment));
-		set_blocks(dsm_segment_address(segment));
+		shared_init_blocks(dsm_segment_address(segment));
+		shared_set_blocks(dsm_segment_address(segment));
 	}
 	LWLockRelease(&shared->lock);
 }
@@ -305,24 +305,24 @@ create_blocks(void)
  * log.  Query cancel and termination are passed on.
  */
 static void
-try_attach(Attempts *attempts, bool to_blocks)
+shared_try_attach(Attempts *attempts, bool to_blocks)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 
 	/* in parallel mode there can be no subtransaction to catch an error with */
-	if (!on_demand() || filter_memory == 0 || IsInParallelMode() ||
+	if (!shared_on_demand() || filter_memory == 0 || IsInParallelMode() ||
 		shared_clock() < attempts->not_before)
 		return;
 
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
 	{
-		attach();
+		shared_attach();
 		if (to_blocks)
 		{
-			create_blocks();
-			attach_blocks();
+			shared_create_blocks();
+			shared_attach_blocks();
 		}
 		ReleaseCurrentSubTransaction();
 	}
@@ -363,7 +363,7 @@ bool
 shared_attach_to_read(void)
 {
 	if (shared_blocks[0] == NULL)
-		try_attach(&to_read, true);
+		shared_try_attach(&to_read, true);
 	return shared_blocks[0] != NULL;
 }
 
@@ -374,7 +374,7 @@ void
 shared_attach_to_report(void)
 {
 	if (shared == NULL)
-		try_attach(&to_report, false);
+		shared_try_attach(&to_report, false);
 }
 
 /*
@@ -388,16 +388,16 @@ shared_attach_to_write(void)
 
 	if (shared_blocks[0] != NULL)
 		return true;
-	if (!on_demand())
+	if (!shared_on_demand())
 		return false;
 
-	attach();
+	shared_attach();
 	/* the lock orders this between the row's writing and any later making */
 	LWLockAcquire(&shared->lock, LW_SHARED);
 	has_blocks = shared->has_blocks;
 	LWLockRelease(&shared->lock);
 	if (has_blocks)
-		attach_blocks();
+		shared_attach_blocks();
 	return has_blocks;
 }
 
