@@ -146,9 +146,11 @@ $_->query(offer()) for @warm;
 reach_blocks(0);
 $offset = -s $node->logfile;
 my $late = open_session();
-is($late->query($status), 'absent', 'filter out of reach');
+my $reading = open_session();
+is($_->query($status), 'absent', 'filter out of reach') for $late, $reading;
 check('filter out of reach');
 like(slurp_file($node->logfile, $offset), $told, 'filter out of reach: said in the log');
+unlike(slurp_file($node->logfile, $offset), qr/$told.*\n.*(STATEMENT|CONTEXT):/, 'filter out of reach: without the statement');
 check_writers_refused('filter out of reach', $late);
 $warm[0]->query(q{SELECT optout.opt_out('u6')});
 $warm[1]->query(q{SELECT optout.opt_in('u2')});
@@ -158,6 +160,15 @@ reach_blocks(0600);
 $late->query(q{SELECT optout.opt_out('u7'), optout.opt_in('u3')});
 @out = ('u4' .. 'u7');
 check('within reach');
+
+# whoever only reads tries again after a while
+my $tries = 0;
+while ($reading->query($status) ne 'ready' && $tries++ < 10 * $PostgreSQL::Test::Utils::timeout_default)
+{
+	select undef, undef, undef, 0.1;
+}
+is($reading->query($status), 'ready', 'within reach: a session that could not have it has it');
+check('within reach, tried again');
 close_sessions();
 
 #
