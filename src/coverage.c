@@ -497,7 +497,7 @@ coverage_say_no_room(void)
 	LWLockRelease(&shared->lock);
 	if (!said)
 		ereport(LOG,
-				(errmsg("optout goes by its table in database \"%s\", for the shared filter serves %d databases already",
+				(errmsg("optout uses its table in database \"%s\", because the shared filter already serves %d databases",
 						get_database_name(MyDatabaseId), MAX_DATABASES),
 				 errhidestmt(true), errhidecontext(true)));
 }

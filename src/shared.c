@@ -343,7 +343,7 @@ shared_try_attach(Attempts *attempts, bool to_blocks)
 		if (attempts->delay == FIRST_DELAY)
 			ereport(LOG,
 					(to_blocks ?
-					 errmsg("optout goes by its table, for there can be no shared filter: %s",
+					 errmsg("optout uses its table, because there can be no shared filter: %s",
 							error->message) :
 					 errmsg("optout does not show progress: %s", error->message),
 					 errhidestmt(true), errhidecontext(true)));

@@ -48,7 +48,7 @@ plan skip_all => 'file permissions do not bind this user' if $privileged;
 
 my $status = 'SELECT shared_filter FROM optout.status';
 my $refused = qr/ERROR:  42501: could not open shared memory segment/;
-my $told = qr/optout goes by its table, for there can be no shared filter: /;
+my $told = qr/optout uses its table, because there can be no shared filter: /;
 my @out;
 my @sessions;
 
