@@ -7,6 +7,54 @@
 -- Filter and guard
 ----------------------------------------------------------------------
 
+-- One column of ids as ever, or several, or paths into documents.  varchar, for with
+-- text calls of the other form would be ambiguous.
+CREATE FUNCTION optout.guard(relation regclass, user_ids text[], organization varchar DEFAULT NULL,
+							 occurred_at varchar DEFAULT NULL, payload name DEFAULT NULL,
+							 time_zone text DEFAULT NULL, fixed_organization text DEFAULT NULL)
+RETURNS void
+AS 'MODULE_PATHNAME', 'optout_guard_array' LANGUAGE C
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION optout.guard(regclass, text[], varchar, varchar, name, text, text) IS
+'Guard an event table whose rows name their user in several places: an event is discarded, and counted once, if any of its ids is opted out. What begins with $ is a path into the json or jsonb column payload, such as $.user.id. time_zone is that of times that do not name theirs. fixed_organization: all events of the table are of this organization, whatever the setting of the writing session.';
+REVOKE ALL ON FUNCTION optout.guard(regclass, text[], varchar, varchar, name, text, text) FROM PUBLIC;
+
+-- The same function under a new symbol: where a session still has the library of
+-- 1.1, which would read only one of several columns, it fails.
+CREATE OR REPLACE FUNCTION optout.discard_opted_out()
+RETURNS trigger
+AS 'MODULE_PATHNAME', 'optout_discard_event' LANGUAGE C;
+
+CREATE FUNCTION optout.guard_columns(guard oid, OUT user_id name, OUT organization name, OUT occurred_at name,
+									 OUT user_ids text[], OUT payload name, OUT time_zone text, OUT fixed_organization text)
+AS 'MODULE_PATHNAME', 'optout_guard_columns' LANGUAGE C STABLE STRICT
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION optout.guard_columns(oid) IS
+'What the view optout.guarded shows of a trigger.';
+REVOKE ALL ON FUNCTION optout.guard_columns(oid) FROM PUBLIC;
+-- the view's reader needs it
+GRANT EXECUTE ON FUNCTION optout.guard_columns(oid) TO PUBLIC;
+
+CREATE OR REPLACE VIEW optout.guarded WITH (security_barrier) AS
+SELECT t.tgrelid::regclass AS relation, g.user_id, g.organization, g.occurred_at,
+	   CASE t.tgenabled WHEN 'A' THEN 'always' WHEN 'O' THEN 'origin' WHEN 'R' THEN 'replica' ELSE 'never' END AS fires,
+	   g.user_ids, g.payload, g.time_zone, g.fixed_organization,
+	   t.tgname = 'optout_guard_rule' AS by_rule
+  FROM pg_catalog.pg_trigger t
+	   CROSS JOIN LATERAL optout.guard_columns(t.oid) g
+ WHERE t.tgfoid = 'optout.discard_opted_out()'::pg_catalog.regprocedure
+   AND (t.tgparentid = 0 OR t.tgenabled <> 'A');
+COMMENT ON VIEW optout.guarded IS
+'Event tables under optout.guard(), and what the guard reads of their rows; also partitions whose guard somebody altered.';
+COMMENT ON COLUMN optout.guarded.user_id IS 'Column that holds the user''s id; NULL where the guard reads several ids, or a path: see user_ids.';
+COMMENT ON COLUMN optout.guarded.organization IS 'Column or path that holds the organization; NULL where fixed_organization or else the setting optout.organization counts.';
+COMMENT ON COLUMN optout.guarded.occurred_at IS 'Column or path that holds the time of the event; NULL where it is not looked at.';
+COMMENT ON COLUMN optout.guarded.user_ids IS 'All columns and paths that hold ids of the event''s user.';
+COMMENT ON COLUMN optout.guarded.payload IS 'Column of type json or jsonb that the paths lead into; NULL where there are none.';
+COMMENT ON COLUMN optout.guarded.time_zone IS 'Time zone of times that do not name theirs.';
+COMMENT ON COLUMN optout.guarded.fixed_organization IS 'Organization of all events of the table; NULL where the column organization or the setting optout.organization counts.';
+COMMENT ON COLUMN optout.guarded.by_rule IS 'Whether a rule for tables to come has made the guard.';
+
 COMMENT ON FUNCTION optout.unguard(regclass) IS
 'Take all guards off an event table, by whatever name somebody gave them. Error 42704 where there is none.';
 
@@ -63,7 +111,12 @@ CREATE VIEW optout.unmatchable WITH (security_barrier) AS
 WITH RECURSIVE guard_column (type, typmod) AS (
 	SELECT a.atttypid, a.atttypmod
 	  FROM optout.guarded g
-		   JOIN pg_catalog.pg_attribute a ON a.attrelid = g.relation AND a.attname = g.user_id
+		   JOIN pg_catalog.pg_attribute a ON a.attrelid = g.relation AND a.attname::text = ANY (g.user_ids)
+	 UNION
+	-- a path leads to any text
+	SELECT 'text'::pg_catalog.regtype, -1
+	  FROM optout.guarded g
+	 WHERE g.payload IS NOT NULL AND EXISTS (SELECT FROM pg_catalog.unnest(g.user_ids) AS id WHERE id LIKE '$%')
 	 UNION
 	SELECT t.typbasetype, GREATEST(c.typmod, t.typtypmod)
 	  FROM guard_column c

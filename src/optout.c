@@ -10,6 +10,8 @@
  * state.c (how the tables are read and written).  ledger.c counts what is
  * discarded, settle.c waits for those who ingest.  support.c tells the planner,
  * status.c the administrator, progress.c whoever waits for a long command.
+ * event.c says what the guard reads of a row, payload.c what a path leads to in a
+ * document, moment.c when a time without time zone was.
  * sql/ holds the SQL side.
  */
 #include "postgres.h"
