@@ -155,3 +155,107 @@ COMMENT ON COLUMN optout.unmatchable.user_id IS 'The id that no guarded column c
 COMMENT ON COLUMN optout.unmatchable.opted_out IS 'Whether the user is opted out now, and so believed to be protected.';
 REVOKE ALL ON optout.unmatchable FROM PUBLIC;
 GRANT SELECT ON optout.unmatchable TO PUBLIC;
+
+-- Where a guard reads a path, the payload is the column to look for.
+CREATE VIEW optout.unguarded WITH (security_barrier) AS
+WITH RECURSIVE guard AS (
+	SELECT t.tgrelid AS relid, t.tgname, t.tgenabled
+	  FROM pg_catalog.pg_trigger t
+	 WHERE t.tgfoid = 'optout.discard_opted_out()'::pg_catalog.regprocedure
+), child (relid, ancestor) AS (
+	SELECT i.inhrelid, i.inhparent
+	  FROM pg_catalog.pg_inherits i
+		   JOIN pg_catalog.pg_class c ON c.oid = i.inhparent AND c.relkind IN ('r', 'f')
+	 WHERE i.inhparent IN (SELECT g.relid FROM guard g)
+	 UNION
+	SELECT i.inhrelid, c.ancestor
+	  FROM child c JOIN pg_catalog.pg_inherits i ON i.inhparent = c.relid
+), looked_at AS (
+	SELECT DISTINCT c.relnamespace, n.attname
+	  FROM optout.guarded g
+		   JOIN pg_catalog.pg_class c ON c.oid = g.relation
+		   CROSS JOIN LATERAL pg_catalog.unnest(g.user_ids || g.payload::text) AS n (attname)
+), bare AS (
+	SELECT c.oid AS relid, c.relnamespace, c.relispartition
+	  FROM pg_catalog.pg_class c
+	 WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't'
+	   AND NOT EXISTS (SELECT FROM guard g WHERE g.relid = c.oid)
+	   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+						WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'e')
+)
+SELECT g.relid::pg_catalog.regclass AS relation,
+	   pg_catalog.format('guard %I does not fire always', g.tgname) AS reason,
+	   'fault' AS severity
+  FROM guard g
+ WHERE g.tgenabled <> 'A'
+ UNION ALL
+SELECT b.relid::pg_catalog.regclass,
+	   pg_catalog.format('inherits from guarded table %s', pg_catalog.string_agg(c.ancestor::pg_catalog.regclass::text, ', ' ORDER BY c.ancestor)),
+	   'fault'
+  FROM bare b JOIN child c ON c.relid = b.relid
+ GROUP BY b.relid
+ UNION ALL
+SELECT b.relid::pg_catalog.regclass,
+	   pg_catalog.format('has %s, by which others are guarded', pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)),
+	   'notice'
+  FROM bare b
+	   JOIN looked_at l ON l.relnamespace = b.relnamespace
+	   JOIN pg_catalog.pg_attribute a ON a.attrelid = b.relid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = l.attname::name
+ WHERE NOT b.relispartition AND NOT EXISTS (SELECT FROM child c WHERE c.relid = b.relid)
+ GROUP BY b.relid
+ UNION ALL
+SELECT b.relid::pg_catalog.regclass,
+	   pg_catalog.format('foreign key %I refers to guarded table %s', k.conname, k.confrelid::pg_catalog.regclass),
+	   'notice'
+  FROM bare b
+	   JOIN pg_catalog.pg_constraint k ON k.conrelid = b.relid AND k.contype = 'f' AND k.conparentid = 0
+ WHERE k.confrelid IN (SELECT g.relid FROM guard g);
+COMMENT ON VIEW optout.unguarded IS
+'What guards do not cover: guards that do not fire always and inheritance children of guarded tables, which are faults; and to look at, tables in the schemas of guarded ones that have a column of the same name, and tables that refer to a guarded one, whose rows may be details of events that were discarded.';
+COMMENT ON COLUMN optout.unguarded.relation IS 'Table, partition or foreign table.';
+COMMENT ON COLUMN optout.unguarded.reason IS 'What there is about it.';
+COMMENT ON COLUMN optout.unguarded.severity IS '''fault'': events of opted-out users get past the guard; ''notice'': they may.';
+REVOKE ALL ON optout.unguarded FROM PUBLIC;
+GRANT SELECT ON optout.unguarded TO PUBLIC;
+
+-- A standby answers without the filter.  A replica is behind by more than what is
+-- on its way at any moment: a segment of write-ahead log.
+CREATE VIEW optout.checks WITH (security_barrier) AS
+SELECT c.name, c.ok, c.detail
+  FROM (SELECT 'filter' AS name,
+			   s.shared_filter = 'ready' OR pg_catalog.pg_is_in_recovery() AS ok,
+			   s.shared_filter AS detail
+		  FROM optout.status s
+		 UNION ALL
+		SELECT 'guards', pg_catalog.count(*) FILTER (WHERE g.fires <> 'always') = 0,
+			   COALESCE('do not fire always: ' || pg_catalog.string_agg(g.relation::text, ', ' ORDER BY g.relation::text) FILTER (WHERE g.fires <> 'always'),
+						pg_catalog.count(*) || ' guarded')
+		  FROM optout.guarded g
+		 UNION ALL
+		SELECT 'unguarded', pg_catalog.count(*) FILTER (WHERE u.severity = 'fault') = 0,
+			   COALESCE(pg_catalog.string_agg(u.relation || ': ' || u.reason, '; ' ORDER BY u.relation::text, u.reason) FILTER (WHERE u.severity = 'fault'),
+						pg_catalog.count(*) || ' to look at')
+		  FROM optout.unguarded u
+		 UNION ALL
+		SELECT 'replicas', pg_catalog.count(*) FILTER (WHERE r.behind) = 0,
+			   COALESCE('behind, incomplete or unknown: ' || pg_catalog.string_agg(r.name, ', ' ORDER BY r.name) FILTER (WHERE r.behind),
+						pg_catalog.count(*) || ' in force')
+		  FROM (SELECT p.name, NOT p.connected OR COALESCE(p.lag > 16777216, true) AS behind FROM optout.replicas p) r
+		 UNION ALL
+		SELECT 'organizations', pg_catalog.count(*) FILTER (WHERE o.unknown) = 0,
+			   COALESCE('not in the directory: ' || pg_catalog.string_agg(o.organization, ', ' ORDER BY o.organization) FILTER (WHERE o.unknown),
+						pg_catalog.count(*) || ' with discards in the last 24 hours')
+		  FROM (SELECT l.organization,
+					   NOT EXISTS (SELECT FROM optout.product_user u WHERE u.organization = l.organization) AS unknown
+				  FROM optout.discard_ledger l
+				 WHERE l.hour > pg_catalog.now() - interval '24 hours'
+				 GROUP BY l.organization) o) c
+ WHERE EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*');
+COMMENT ON VIEW optout.checks IS
+'Whether all is well, a row a check, for whoever may read every organization; others see none. Cheap enough for every minute.';
+COMMENT ON COLUMN optout.checks.name IS
+'''filter'': the shared filter is ready, or this is a standby; ''guards'': every guard fires always; ''unguarded'': no fault in optout.unguarded; ''replicas'': each is connected, has its copy, and is at most 16 MB of write-ahead log behind; ''organizations'': the directory knows all whose events were discarded in the last 24 hours.';
+COMMENT ON COLUMN optout.checks.ok IS 'Whether it holds.';
+COMMENT ON COLUMN optout.checks.detail IS 'What is wrong, or what has been looked at.';
+REVOKE ALL ON optout.checks FROM PUBLIC;
+GRANT SELECT ON optout.checks TO PUBLIC;
