@@ -58,6 +58,22 @@ COMMENT ON COLUMN optout.guarded.by_rule IS 'Whether a rule for tables to come h
 COMMENT ON FUNCTION optout.unguard(regclass) IS
 'Take all guards off an event table, by whatever name somebody gave them. Error 42704 where there is none.';
 
+-- It stores as the writer and fires their triggers, under their search_path.
+CREATE FUNCTION optout.store_event()
+RETURNS trigger
+AS 'MODULE_PATHNAME', 'optout_store_event' LANGUAGE C;
+COMMENT ON FUNCTION optout.store_event() IS
+'Trigger function of the views that optout.guard_view() creates.';
+REVOKE ALL ON FUNCTION optout.store_event() FROM PUBLIC;
+
+CREATE FUNCTION optout.guard_view(relation regclass, view text)
+RETURNS void
+AS 'MODULE_PATHNAME', 'optout_guard_view' LANGUAGE C
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION optout.guard_view(regclass, text) IS
+'Create a view of an event table through which every event counts as inserted, RETURNING included, while only the accepted ones are stored; in the schema of the table where the name says none. Calling it again takes over columns, defaults and names that the table has got since. Who inserts needs INSERT on the view and on the table. Needs ownership of the table.';
+REVOKE ALL ON FUNCTION optout.guard_view(regclass, text) FROM PUBLIC;
+
 ----------------------------------------------------------------------
 -- Waiting for those who ingest
 ----------------------------------------------------------------------

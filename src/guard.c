@@ -58,6 +58,7 @@
 #include "compat.h"
 #include "event.h"
 #include "fkey.h"
+#include "guard.h"
 #include "ident.h"
 #include "moment.h"
 #include "state.h"
@@ -100,7 +101,6 @@ typedef struct Guards
 	bool		inherited;		/* a partitioned table's guard is among them */
 } Guards;
 
-static Relation open_own_table(FunctionCallInfo fcinfo);
 static Oid	discard_function(void);
 static Guards guard_find(Relation rel, Oid function);
 static Oid	guard_namesake(Relation rel);
@@ -108,7 +108,6 @@ static bool guard_has_any(Oid relid, Oid function);
 static void warn_of_gaps(Relation rel);
 static void guard_warn_of_children(Relation rel);
 static bool guard_other_organizations(void);
-static char *guard_relation_name(Relation rel);
 static void guard_create(Relation rel, const GuardRequest *request);
 static void guard_check_relation(Relation rel);
 static void guard_check_request(const GuardRequest *request);
@@ -117,7 +116,6 @@ static void guard_add(GuardTrigger *trigger, Relation rel, const GuardRequest *r
 static void guard_add_constant(GuardTrigger *trigger, EventRole role, const char *value);
 static List *guard_arguments(Relation pg_trigger, HeapTuple tuple);
 static List *guard_user_ids(ArrayType *array);
-static uint64 run(const char *command, int nargs, Oid *argtypes, Datum *values);
 static int64 guard_enable(Oid relid, Oid function);
 static List *guard_relations_off(Oid function);
 static char *guard_text_arg(FunctionCallInfo fcinfo, int arg);
@@ -127,8 +125,8 @@ static EventShape *guard_shape(FunctionCallInfo fcinfo);
  * Open the relation given by the first argument, which must be a table that
  * the effective caller owns, with the lock that CREATE TRIGGER takes.
  */
-static Relation
-open_own_table(FunctionCallInfo fcinfo)
+Relation
+guard_open_own_table(FunctionCallInfo fcinfo)
 {
 	Oid			relid;
 	Relation	rel;
@@ -338,14 +336,14 @@ guard_other_organizations(void)
 	Datum		values[1];
 
 	values[0] = PointerGetDatum(organization_setting_text);
-	return run("SELECT WHERE pg_catalog.has_table_privilege('optout.user_list', 'SELECT')",
+	return guard_run("SELECT WHERE pg_catalog.has_table_privilege('optout.user_list', 'SELECT')",
 			   0, NULL, NULL) > 0 &&
-		run("SELECT WHERE EXISTS (SELECT FROM optout.user_list WHERE organization < $1)"
+		guard_run("SELECT WHERE EXISTS (SELECT FROM optout.user_list WHERE organization < $1)"
 			" OR EXISTS (SELECT FROM optout.user_list WHERE organization > $1)",
 			1, argtypes, values) > 0;
 }
 
-static char *
+char *
 guard_relation_name(Relation rel)
 {
 	return quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
@@ -356,8 +354,8 @@ guard_relation_name(Relation rel)
  * Run a utility command or a query as the effective user.  Returns how many rows
  * the query gave.
  */
-static uint64
-run(const char *command, int nargs, Oid *argtypes, Datum *values)
+uint64
+guard_run(const char *command, int nargs, Oid *argtypes, Datum *values)
 {
 	uint64		count;
 	int			rc;
@@ -377,7 +375,7 @@ run(const char *command, int nargs, Oid *argtypes, Datum *values)
 Datum
 optout_guard(PG_FUNCTION_ARGS)
 {
-	Relation	rel = open_own_table(fcinfo);
+	Relation	rel = guard_open_own_table(fcinfo);
 	GuardRequest request = {NIL};
 
 	guard_check_relation(rel);
@@ -401,7 +399,7 @@ optout_guard(PG_FUNCTION_ARGS)
 Datum
 optout_guard_array(PG_FUNCTION_ARGS)
 {
-	Relation	rel = open_own_table(fcinfo);
+	Relation	rel = guard_open_own_table(fcinfo);
 	GuardRequest request = {NIL};
 
 	guard_check_relation(rel);
@@ -529,11 +527,11 @@ guard_create(Relation rel, const GuardRequest *request)
 	relname = guard_relation_name(rel);
 	relation_close(rel, NoLock);
 
-	run(psprintf("CREATE OR REPLACE TRIGGER " GUARD_TRIGGER
+	guard_run(psprintf("CREATE OR REPLACE TRIGGER " GUARD_TRIGGER
 				 " BEFORE INSERT OR UPDATE OF %s ON %s FOR EACH ROW"
 				 " EXECUTE FUNCTION optout.discard_opted_out(%s)",
 				 trigger.columns.data, relname, trigger.arguments.data), 0, NULL, NULL);
-	run(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " GUARD_TRIGGER, relname), 0, NULL, NULL);
+	guard_run(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " GUARD_TRIGGER, relname), 0, NULL, NULL);
 }
 
 static void
@@ -694,7 +692,7 @@ guard_arguments(Relation pg_trigger, HeapTuple tuple)
 Datum
 optout_unguard(PG_FUNCTION_ARGS)
 {
-	Relation	rel = open_own_table(fcinfo);
+	Relation	rel = guard_open_own_table(fcinfo);
 	Guards		guards = guard_find(rel, discard_function());
 	char	   *relname;
 	ListCell   *cell;
@@ -715,7 +713,7 @@ optout_unguard(PG_FUNCTION_ARGS)
 	relation_close(rel, NoLock);
 
 	foreach(cell, guards.own)
-		run(psprintf("DROP TRIGGER %s ON %s", quote_identifier(lfirst(cell)), relname), 0, NULL, NULL);
+		guard_run(psprintf("DROP TRIGGER %s ON %s", quote_identifier(lfirst(cell)), relname), 0, NULL, NULL);
 	PG_RETURN_VOID();
 }
 
@@ -809,7 +807,7 @@ guard_enable(Oid relid, Oid function)
 	SetUserIdAndSecContext(owner, save_sec_context |
 						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 	foreach(cell, off)
-		run(psprintf("ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %s",
+		guard_run(psprintf("ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %s",
 					 relname, quote_identifier(lfirst(cell))), 0, NULL, NULL);
 	SetUserIdAndSecContext(save_userid, save_sec_context);
 	return list_length(off);

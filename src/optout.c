@@ -11,7 +11,8 @@
  * discarded, settle.c waits for those who ingest.  support.c tells the planner,
  * status.c the administrator, progress.c whoever waits for a long command.
  * event.c says what the guard reads of a row, payload.c what a path leads to in a
- * document, moment.c when a time without time zone was.
+ * document, moment.c when a time without time zone was.  view.c makes views for
+ * clients that want a row for each event.
  * sql/ holds the SQL side.
  */
 #include "postgres.h"

@@ -16,6 +16,7 @@ my $dir = $node->basedir;
 my $event_tables = q{
 	CREATE TABLE event (event_id bigint PRIMARY KEY, user_id text, what text);
 	SELECT optout.guard('event');
+	SELECT optout.guard_view('event', '"Event_in"');
 
 	CREATE TABLE parted (org text, at timestamptz, uid text, what text) PARTITION BY LIST (what);
 	CREATE TABLE parted_a PARTITION OF parted FOR VALUES IN ('a');
@@ -162,6 +163,7 @@ sub check_guards
 6	alice	COPY
 7	bob	COPY
 \.
+		WITH i AS (INSERT INTO "Event_in" VALUES (10, 'alice', 'view'), (11, 'bob', 'view') RETURNING event_id) SELECT sum(event_id) FROM i;
 		SET LOCAL session_replication_role = replica;
 		INSERT INTO event VALUES (8, 'alice', 'replica'), (9, 'bob', 'replica');
 		RESET session_replication_role;
@@ -186,7 +188,8 @@ sub check_guards
 		SELECT string_agg(n::text, ' ') FROM document;
 		ROLLBACK}),
 		join("\n",
-			'2 bob INSERT, 3 nobody UPDATE, 5 bob MERGE, 7 bob COPY, 9 bob replica',
+			'21',
+			'2 bob INSERT, 3 nobody UPDATE, 5 bob MERGE, 7 bob COPY, 9 bob replica, 11 bob view',
 			'" a, " b, bob a, bob b, bob b',
 			'acme bob, nowhere alice',
 			'bob acme',
