@@ -36,6 +36,8 @@ typedef bool TU_UpdateIndexes;
 #endif
 
 #if PG_VERSION_NUM < 170000
+#define getIdentitySequence(rel, attnum, missing_ok) \
+	getIdentitySequence(RelationGetRelid(rel), attnum, missing_ok)
 #define MyProcNumber (MyBackendId - 1)
 #define MyLocalTransactionId (MyProc->lxid)
 #define VXID_PROC_NUMBER(vxid) ((vxid).backendId)
