@@ -129,6 +129,25 @@ accepts_event(text *organization, text *user_id, const TimestampTz *occurred_at)
 }
 
 /*
+ * The same for an event that names several users: all of them decide, and it
+ * counts once.
+ */
+bool
+accepts_event_of_all(text *organization, text **user_ids, int nuser_ids, const TimestampTz *occurred_at)
+{
+	settle_register();
+	for (int i = 0; i < nuser_ids; i++)
+	{
+		if (unlikely(is_opted_out(organization, user_ids[i], occurred_at)))
+		{
+			ledger_count(organization);
+			return false;
+		}
+	}
+	return true;
+}
+
+/*
  * Ask one of these two, as an SQL function.  Arguments: user id of the given
  * type, organization, time; any may be NULL.  An event that names no user is
  * nobody's.

@@ -20,6 +20,8 @@ extern bool is_opted_out(text *organization, text *user_id,
 						 const TimestampTz *occurred_at);
 extern bool accepts_event(text *organization, text *user_id,
 						  const TimestampTz *occurred_at);
+extern bool accepts_event_of_all(text *organization, text **user_ids, int nuser_ids,
+								 const TimestampTz *occurred_at);
 
 /*
  * Whether the filter alone says that an event of the user may be stored, as it

@@ -22,6 +22,8 @@
 /* what a setting's check hook returns is freed with free() there */
 #define guc_malloc(elevel, size) malloc(size)
 typedef bool TU_UpdateIndexes;
+#define EnableDisableTrigger(rel, tgname, tgparent, fires_when, skip_system, recurse, lockmode) \
+	EnableDisableTriggerNew(rel, tgname, fires_when, skip_system, recurse, lockmode)
 #endif
 
 #if PG_VERSION_NUM >= 170000
@@ -34,6 +36,8 @@ typedef bool TU_UpdateIndexes;
 #endif
 
 #if PG_VERSION_NUM < 170000
+#define getIdentitySequence(rel, attnum, missing_ok) \
+	getIdentitySequence(RelationGetRelid(rel), attnum, missing_ok)
 #define MyProcNumber (MyBackendId - 1)
 #define MyLocalTransactionId (MyProc->lxid)
 #define VXID_PROC_NUMBER(vxid) ((vxid).backendId)

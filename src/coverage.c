@@ -84,6 +84,7 @@
 #include "access/genam.h"
 #include "access/heapam.h"
 #include "access/htup_details.h"
+#include "access/parallel.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xlog.h"
@@ -95,6 +96,7 @@
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
@@ -165,6 +167,7 @@ static TransactionId coverage_database_xmin(void);
 static void coverage_read_version(void);
 static bool coverage_same_version(TriggerVersion *a, TriggerVersion *b);
 static bool coverage_sees_pending_rows(void);
+static bool coverage_leader_writes(void);
 static SharedDatabase *coverage_find_database(void);
 static bool coverage_is_complete(const SharedDatabase *entry);
 static bool coverage_is_loaded(void);
@@ -340,20 +343,49 @@ coverage_same_version(TriggerVersion *a, TriggerVersion *b)
 /*
  * Are there rows that this transaction's current command can see, but that the
  * trigger has yet to fire for?  Then the command runs within the one that writes
- * them, which has the table open.
+ * them, which has the table open.  A parallel worker cannot see that of its
+ * leader, so it asks whether the leader has written to the table at all.
  */
 static bool
 coverage_sees_pending_rows(void)
 {
-	/* what is open stays; nothing else is looked at, so no lock is needed */
-	Relation	rel = RelationIdGetRelation(version.table);
+	Relation	rel;
 	bool		pending;
 
+	if (IsParallelWorker())
+		return coverage_leader_writes();
+
+	/* what is open stays; nothing else is looked at, so no lock is needed */
+	rel = RelationIdGetRelation(version.table);
 	if (rel == NULL)
 		return false;
 	pending = rel->rd_refcnt > 1 && AfterTriggerPendingOnRel(version.table);
 	RelationClose(rel);
 	return pending;
+}
+
+/*
+ * Has the leader of this parallel worker written to the state table?  If so, it
+ * holds a lock that conflicts with ShareLock.
+ */
+static bool
+coverage_leader_writes(void)
+{
+	VirtualTransactionId leader;
+	VirtualTransactionId *writers;
+	LOCKTAG		tag;
+
+	if (!TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		return false;
+	GET_VXID_FROM_PGPROC(leader, *MyProc->lockGroupLeader);
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, version.table);
+	for (writers = GetLockConflicts(&tag, ShareLock, NULL);
+		 VirtualTransactionIdIsValid(*writers); writers++)
+	{
+		if (VirtualTransactionIdEquals(*writers, leader))
+			return true;
+	}
+	return false;
 }
 
 /*
@@ -465,7 +497,7 @@ coverage_say_no_room(void)
 	LWLockRelease(&shared->lock);
 	if (!said)
 		ereport(LOG,
-				(errmsg("optout goes by its table in database \"%s\", for the shared filter serves %d databases already",
+				(errmsg("optout uses its table in database \"%s\", because the shared filter already serves %d databases",
 						get_database_name(MyDatabaseId), MAX_DATABASES),
 				 errhidestmt(true), errhidecontext(true)));
 }

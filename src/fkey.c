@@ -18,18 +18,23 @@
  * 3. the new values are those that the action gives: for CASCADE the key that
  *	  the UPDATE gave to the very same referenced row, which we find as the next
  *	  version of that row in the heap (or, where the UPDATE moved it to another
- *	  partition, as the row that the same command inserted there); for SET NULL and SET DEFAULT null or the
- *	  column's default.
+ *	  partition, as the row that the same command inserted there); for SET NULL
+ *	  and SET DEFAULT null or the column's default.
  *
  * Where a trigger beneath the action makes a change that satisfies all three,
  * the action makes the same change to the same row, before or after it: actions
- * cannot be deferred.  So nothing passes that would not happen anyway.
+ * cannot be deferred.  So nothing passes that would not happen anyway, but for
+ * one case: while the key's check is deferred, somebody may insert a row with the
+ * old key after the action has run.  The change gives it what the action gave to
+ * the others, without which the check would fail.
  * The reverse holds as well: the action's own change satisfies them, since the
  * referenced row's versions cannot be removed while our transaction goes on.
  * There are two exceptions, and discarding is safe for both.  Where a row has the
  * old key again, the row that stays refers to that one.  Where a default is
  * volatile, we cannot know its value; SET DEFAULT itself then finds the row that
- * has stayed, and reports the violation.
+ * has stayed, and reports the violation.  (A BEFORE trigger that alters what the
+ * action writes makes another change, which is discarded.  The row then violates
+ * the key, as it does wherever a trigger skips an action's change.)
  *
  * A referenced table of another access method than heap shows no versions.  Any
  * change of its keys beneath the flag passes, for we must not violate the key.

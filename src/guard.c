@@ -10,10 +10,7 @@
  *			optout.discard_opted_out('user_id', 'occurred_at')
  *
  * and fires ALWAYS.  Its arguments say what the columns of its UPDATE OF list
- * are, in the same order.  Only the list names the columns: the server keeps
- * it by number and thus follows renames, hands it down to partitions by name,
- * and dumps it by the names of the day; it keeps a column of the list from
- * being dropped or given another type.
+ * are, in the same order, and what else to read (event.c).
  *
  * BEFORE triggers fire in order of their names, and each sees the row as the
  * one before left it.  What a trigger with a later name writes into the
@@ -36,6 +33,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/xact.h"
@@ -45,50 +43,56 @@
 #include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
+#include "commands/tablecmds.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-#include "utils/timestamp.h"
 
-#include "accepts.h"
 #include "compat.h"
+#include "event.h"
 #include "fkey.h"
+#include "guard.h"
 #include "ident.h"
+#include "moment.h"
 #include "tables.h"
 
 #define GUARD_TRIGGER "optout_guard"
 
 PG_FUNCTION_INFO_V1(optout_guard);
+PG_FUNCTION_INFO_V1(optout_guard_array);
+PG_FUNCTION_INFO_V1(optout_guard_columns);
 PG_FUNCTION_INFO_V1(optout_unguard);
 PG_FUNCTION_INFO_V1(optout_repair);
 PG_FUNCTION_INFO_V1(optout_discard_opted_out);
+PG_FUNCTION_INFO_V1(optout_discard_event);
 
-/* what a column can be to the guard; the trigger's arguments name these */
-typedef enum GuardRole
+/* what guard() is asked to make the trigger read; elements are C strings */
+typedef struct GuardRequest
 {
-	GUARD_USER_ID,
-	GUARD_ORGANIZATION,
-	GUARD_OCCURRED_AT,
-	GUARD_ROLES
-} GuardRole;
+	List	   *user_ids;
+	char	   *organization;
+	char	   *occurred_at;
+	char	   *payload;
+	char	   *time_zone;
+	char	   *fixed_organization;
+	bool		has_paths;		/* what begins with $ is a path, not a column */
+} GuardRequest;
 
-static const char *const role_names[GUARD_ROLES] = {
-	"user_id", "organization", "occurred_at"
-};
-
-/* where a relation has these columns; kept from row to row */
-typedef struct GuardColumns
+/* the trigger to be made */
+typedef struct GuardTrigger
 {
-	AttrNumber	attnum[GUARD_ROLES];	/* 0 where there is none */
-	Oid			type[GUARD_ROLES];	/* base type */
-} GuardColumns;
+	StringInfoData columns;		/* its UPDATE OF list */
+	StringInfoData arguments;
+	bool		uses_payload;
+} GuardTrigger;
 
 /* the guards of a relation */
 typedef struct Guards
@@ -98,32 +102,33 @@ typedef struct Guards
 	bool		inherited;		/* a partitioned table's guard is among them */
 } Guards;
 
-static Relation open_own_table(FunctionCallInfo fcinfo, bool may_be_foreign);
 static Oid	discard_function(void);
 static Guards guard_find(Relation rel, Oid function, char fires);
 static Oid	guard_namesake(Relation rel);
 static bool guard_has_any(Oid relid, Oid function);
-static void check_column(Relation rel, GuardRole role, const char *colname);
 static void warn_of_gaps(Relation rel);
 static void guard_warn_of_children(Relation rel);
 static bool guard_other_organizations(void);
-static char *guard_relation_name(Relation rel);
-static uint64 run(const char *command, int nargs, Oid *argtypes, Datum *values);
-static Oid	guard_hypertable(Relation rel);
+static void guard_create(Relation rel, const GuardRequest *request);
+static void guard_check_relation(Relation rel);
+static void guard_check_request(const GuardRequest *request);
+static void guard_add(GuardTrigger *trigger, Relation rel, const GuardRequest *request,
+					  EventRole role, const char *source);
+static void guard_add_constant(GuardTrigger *trigger, EventRole role, const char *value);
+static List *guard_arguments(Relation pg_trigger, HeapTuple tuple);
+static List *guard_user_ids(ArrayType *array);
 static int64 guard_repair_own(const char *table, const char *function, char fires);
 static int64 guard_enable(Oid relid, Oid function, char fires);
 static List *guard_relations_off(Oid function);
-static GuardColumns *get_columns(FunctionCallInfo fcinfo);
-static int	guard_changes(const GuardColumns *columns, TupleTableSlot *a, TupleTableSlot *b,
-						  AttrNumber *changed);
-static bool accepts_row(const GuardColumns *columns, TupleTableSlot *slot);
+static char *guard_text_arg(FunctionCallInfo fcinfo, int arg);
+static EventShape *guard_shape(FunctionCallInfo fcinfo);
 
 /*
  * Open the relation given by the first argument, which must be a table that
  * the effective caller owns, with the lock that CREATE TRIGGER takes.
  */
-static Relation
-open_own_table(FunctionCallInfo fcinfo, bool may_be_foreign)
+Relation
+guard_open_own_table(FunctionCallInfo fcinfo)
 {
 	Oid			relid;
 	Relation	rel;
@@ -149,7 +154,7 @@ open_own_table(FunctionCallInfo fcinfo, bool may_be_foreign)
 				 errmsg("relation with OID %u does not exist", relid)));
 	if (rel->rd_rel->relkind != RELKIND_RELATION &&
 		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE &&
-		!(may_be_foreign && rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE))
+		rel->rd_rel->relkind != RELKIND_FOREIGN_TABLE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a table", RelationGetRelationName(rel))));
@@ -231,53 +236,6 @@ guard_has_any(Oid relid, Oid function)
 	systable_endscan(scan);
 	table_close(pg_trigger, AccessShareLock);
 	return found;
-}
-
-/*
- * Raise an error unless the relation has such a column and the guard can read
- * from it what it needs.
- */
-static void
-check_column(Relation rel, GuardRole role, const char *colname)
-{
-	AttrNumber	attnum = get_attnum(RelationGetRelid(rel), colname);
-	Form_pg_attribute att;
-	Oid			type;
-
-	if (attnum == InvalidAttrNumber)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of relation \"%s\" does not exist",
-						colname, RelationGetRelationName(rel)),
-				 errhint("Pass the name of the column that holds the event's %s.",
-						 role_names[role])));
-	if (attnum < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot guard by system column \"%s\"", colname)));
-
-	att = TupleDescAttr(RelationGetDescr(rel), attnum - 1);
-	type = getBaseType(att->atttypid);
-	if (role == GUARD_OCCURRED_AT && type != TIMESTAMPTZOID)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("column \"%s\" of relation \"%s\" cannot hold an event's %s",
-						colname, RelationGetRelationName(rel), role_names[role]),
-				 errdetail("It is of type %s.", format_type_be(att->atttypid)),
-				 errhint("Use a column of type %s.", format_type_be(TIMESTAMPTZOID))));
-	if (role != GUARD_OCCURRED_AT && !ident_type_supported(type))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("column \"%s\" of relation \"%s\" cannot hold an event's %s",
-						colname, RelationGetRelationName(rel), role_names[role]),
-				 errdetail("It is of type %s.", format_type_be(att->atttypid)),
-				 errhint("Use a column of type text, character varying, character, name, uuid, bigint, integer or smallint.")));
-	if (att->attgenerated != '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot guard by generated column \"%s\" of relation \"%s\"",
-						colname, RelationGetRelationName(rel)),
-				 errdetail("Generated columns are computed after BEFORE triggers have fired.")));
 }
 
 /*
@@ -381,14 +339,14 @@ guard_other_organizations(void)
 	Datum		values[1];
 
 	values[0] = PointerGetDatum(organization_setting_text);
-	return run("SELECT WHERE pg_catalog.has_table_privilege('optout.user_list', 'SELECT')",
-			   0, NULL, NULL) > 0 &&
-		run("SELECT WHERE EXISTS (SELECT FROM optout.user_list WHERE organization < $1)"
-			" OR EXISTS (SELECT FROM optout.user_list WHERE organization > $1)",
-			1, argtypes, values) > 0;
+	return guard_run("SELECT WHERE pg_catalog.has_table_privilege('optout.user_list', 'SELECT')",
+					 0, NULL, NULL) > 0 &&
+		guard_run("SELECT WHERE EXISTS (SELECT FROM optout.user_list WHERE organization < $1)"
+				  " OR EXISTS (SELECT FROM optout.user_list WHERE organization > $1)",
+				  1, argtypes, values) > 0;
 }
 
-static char *
+char *
 guard_relation_name(Relation rel)
 {
 	return quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
@@ -399,8 +357,8 @@ guard_relation_name(Relation rel)
  * Run a utility command or a query as the effective user.  Returns how many rows
  * the query gave.
  */
-static uint64
-run(const char *command, int nargs, Oid *argtypes, Datum *values)
+uint64
+guard_run(const char *command, int nargs, Oid *argtypes, Datum *values)
 {
 	uint64		count;
 	int			rc;
@@ -420,11 +378,96 @@ run(const char *command, int nargs, Oid *argtypes, Datum *values)
 Datum
 optout_guard(PG_FUNCTION_ARGS)
 {
-	Relation	rel = open_own_table(fcinfo, false);
+	Relation	rel = guard_open_own_table(fcinfo);
+	GuardRequest request = {NIL};
+
+	guard_check_relation(rel);
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the user_id column must not be null")));
+	request.user_ids = list_make1(NameStr(*PG_GETARG_NAME(1)));
+	if (!PG_ARGISNULL(2))
+		request.organization = NameStr(*PG_GETARG_NAME(2));
+	if (!PG_ARGISNULL(3))
+		request.occurred_at = NameStr(*PG_GETARG_NAME(3));
+	guard_create(rel, &request);
+	PG_RETURN_VOID();
+}
+
+/*
+ * optout.guard(relation, user_ids, organization, occurred_at, payload, time_zone,
+ * fixed_organization)
+ */
+Datum
+optout_guard_array(PG_FUNCTION_ARGS)
+{
+	Relation	rel = guard_open_own_table(fcinfo);
+	GuardRequest request = {NIL};
+
+	guard_check_relation(rel);
+	request.user_ids = guard_user_ids(PG_ARGISNULL(1) ? NULL : PG_GETARG_ARRAYTYPE_P(1));
+	request.organization = guard_text_arg(fcinfo, 2);
+	request.occurred_at = guard_text_arg(fcinfo, 3);
+	request.payload = PG_ARGISNULL(4) ? NULL : NameStr(*PG_GETARG_NAME(4));
+	request.time_zone = guard_text_arg(fcinfo, 5);
+	request.fixed_organization = guard_text_arg(fcinfo, 6);
+	request.has_paths = true;
+	guard_create(rel, &request);
+	PG_RETURN_VOID();
+}
+
+static char *
+guard_text_arg(FunctionCallInfo fcinfo, int arg)
+{
+	return PG_ARGISNULL(arg) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(arg));
+}
+
+/*
+ * The elements of the array, in their order.
+ */
+static List *
+guard_user_ids(ArrayType *array)
+{
+	List	   *result = NIL;
+	Datum	   *elements;
+	bool	   *nulls;
+	int			count;
+
+	if (array == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("user_ids must not be null")));
+	if (ARR_NDIM(array) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("user_ids must be one-dimensional"),
+				 errdetail("The array has %d dimensions.", ARR_NDIM(array))));
+
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, &count);
+	for (int i = 0; i < count; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("user_ids must not contain null")));
+		result = lappend(result, TextDatumGetCString(elements[i]));
+	}
+	if (result == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("user_ids must not be empty"),
+				 errhint("Pass the columns that hold ids of the event's user.")));
+	return result;
+}
+
+/*
+ * Refuse relations that cannot have a guard of their own.
+ */
+static void
+guard_check_relation(Relation rel)
+{
 	Oid			namesake = guard_namesake(rel);
-	StringInfoData columns;
-	StringInfoData roles;
-	char	   *relname;
 
 	/* they hold no events, and what it discarded there would be missed */
 	if (RelationGetNamespace(rel) == get_namespace_oid("optout", true))
@@ -444,45 +487,206 @@ optout_guard(PG_FUNCTION_ARGS)
 				 errmsg("partition \"%s\" is guarded through its partitioned table",
 						RelationGetRelationName(rel)),
 				 errhint("Call optout.guard() for the partitioned table.")));
-	if (PG_ARGISNULL(1))
+}
+
+/*
+ * Create the trigger, and close the relation.
+ */
+static void
+guard_create(Relation rel, const GuardRequest *request)
+{
+	GuardTrigger trigger;
+	char	   *relname;
+	ListCell   *cell;
+
+	guard_check_request(request);
+	trigger.uses_payload = false;
+	initStringInfo(&trigger.columns);
+	initStringInfo(&trigger.arguments);
+	foreach(cell, request->user_ids)
+		guard_add(&trigger, rel, request, EVENT_USER_ID, lfirst(cell));
+	guard_add(&trigger, rel, request, EVENT_ORGANIZATION, request->organization);
+	guard_add(&trigger, rel, request, EVENT_OCCURRED_AT, request->occurred_at);
+	if (request->payload != NULL && !trigger.uses_payload)
 		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("the user_id column must not be null")));
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("no path leads into payload column \"%s\"", request->payload),
+				 errhint("Pass a path such as $.user.id among the user_ids.")));
+	guard_add(&trigger, rel, request, EVENT_PAYLOAD, request->payload);
+	guard_add_constant(&trigger, EVENT_TIME_ZONE, request->time_zone);
+	guard_add_constant(&trigger, EVENT_FIXED_ORGANIZATION, request->fixed_organization);
 
-	initStringInfo(&columns);
-	initStringInfo(&roles);
-	for (int role = 0; role < GUARD_ROLES; role++)
-	{
-		const char *colname;
-
-		if (PG_ARGISNULL(role + 1))
-			continue;
-		colname = NameStr(*PG_GETARG_NAME(role + 1));
-		check_column(rel, role, colname);
-		appendStringInfo(&columns, "%s%s", columns.len > 0 ? ", " : "",
-						 quote_identifier(colname));
-		appendStringInfo(&roles, "%s'%s'", roles.len > 0 ? ", " : "",
-						 role_names[role]);
-	}
 	warn_of_gaps(rel);
-	if (PG_ARGISNULL(GUARD_ORGANIZATION + 1) && guard_other_organizations())
+	if (request->organization == NULL && request->fixed_organization == NULL &&
+		guard_other_organizations())
 		ereport(NOTICE,
 				(errmsg("guard of relation \"%s\" goes by the setting optout.organization of whoever writes",
 						RelationGetRelationName(rel)),
 				 errdetail("It names \"%s\" here, and the directory holds other organizations.",
 						   ident_for_message(organization_setting_text)),
-				 errhint("If the events are of several organizations, name the column that says which. If they are another's, set optout.organization for all who write.")));
+				 errhint("If the events are of several organizations, name the column that says which. If all are one's, pass it as fixed_organization.")));
 
 	/* close it, for ALTER TABLE wants no other user of it; the lock remains */
 	relname = guard_relation_name(rel);
 	relation_close(rel, NoLock);
 
-	run(psprintf("CREATE OR REPLACE TRIGGER " GUARD_TRIGGER
-				 " BEFORE INSERT OR UPDATE OF %s ON %s FOR EACH ROW"
-				 " EXECUTE FUNCTION optout.discard_opted_out(%s)",
-				 columns.data, relname, roles.data), 0, NULL, NULL);
-	run(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " GUARD_TRIGGER, relname), 0, NULL, NULL);
-	PG_RETURN_VOID();
+	guard_run(psprintf("CREATE OR REPLACE TRIGGER " GUARD_TRIGGER
+					   " BEFORE INSERT OR UPDATE OF %s ON %s FOR EACH ROW"
+					   " EXECUTE FUNCTION optout.discard_opted_out(%s)",
+					   trigger.columns.data, relname, trigger.arguments.data), 0, NULL, NULL);
+	guard_run(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " GUARD_TRIGGER, relname), 0, NULL, NULL);
+}
+
+static void
+guard_check_request(const GuardRequest *request)
+{
+	if (request->fixed_organization != NULL)
+	{
+		organization_check(cstring_to_text(request->fixed_organization));
+		if (request->organization != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("organization and fixed_organization exclude each other"),
+					 errdetail("The former says where each event names its organization, the latter that all are of one.")));
+	}
+	if (request->time_zone != NULL && moment_time_zone(request->time_zone) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("time zone \"%s\" not recognized", request->time_zone),
+				 errhint("Names are those of the view pg_timezone_names.")));
+}
+
+/*
+ * Have the trigger read this column or path, if not NULL.
+ */
+static void
+guard_add(GuardTrigger *trigger, Relation rel, const GuardRequest *request,
+		  EventRole role, const char *source)
+{
+	if (source == NULL)
+		return;
+	if (role == EVENT_PAYLOAD || !request->has_paths || source[0] != '$')
+	{
+		event_check_column(rel, role, source, request->time_zone != NULL);
+		appendStringInfo(&trigger->columns, "%s%s", trigger->columns.len > 0 ? ", " : "",
+						 quote_identifier(source));
+		appendStringInfo(&trigger->arguments, "%s'%s'", trigger->arguments.len > 0 ? ", " : "",
+						 event_role_names[role]);
+		return;
+	}
+
+	payload_parse_path(source);
+	if (request->payload == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("path \"%s\" needs a payload", source),
+				 errhint("Pass the json or jsonb column that it leads into as payload.")));
+	if (role == EVENT_OCCURRED_AT && request->time_zone == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("path \"%s\" to the event's %s needs a time zone", source, event_role_names[role]),
+				 errhint("Pass the time zone of times that do not name theirs as time_zone.")));
+	/* the view optout.guarded shows these two as names */
+	if (role != EVENT_USER_ID && strlen(source) >= NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_NAME_TOO_LONG),
+				 errmsg("path \"%s\" to the event's %s is too long", source, event_role_names[role]),
+				 errdetail("It can have %d bytes.", NAMEDATALEN - 1)));
+	guard_add_constant(trigger, role, source);
+	trigger->uses_payload = true;
+}
+
+static void
+guard_add_constant(GuardTrigger *trigger, EventRole role, const char *value)
+{
+	if (value != NULL)
+		appendStringInfo(&trigger->arguments, "%s%s", trigger->arguments.len > 0 ? ", " : "",
+						 quote_literal_cstr(psprintf("%s=%s", event_role_names[role], value)));
+}
+
+/*
+ * optout.guard_columns(trigger), behind the view optout.guarded: what a guard reads,
+ * columns by the names that they have now.
+ */
+Datum
+optout_guard_columns(PG_FUNCTION_ARGS)
+{
+	enum
+	{
+		USER_ID, ORGANIZATION, OCCURRED_AT, USER_IDS, PAYLOAD, TIME_ZONE, FIXED_ORGANIZATION, RESULTS
+	};
+	TupleDesc	tupdesc;
+	Datum		values[RESULTS] = {0};
+	bool		nulls[RESULTS];
+	Relation	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
+	ArrayBuildState *user_ids = initArrayResult(TEXTOID, CurrentMemoryContext, false);
+	int			nuser_ids = 0;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	memset(nulls, true, sizeof(nulls));
+
+	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ, PG_GETARG_DATUM(0));
+	scan = systable_beginscan(pg_trigger, TriggerOidIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		ListCell   *cell;
+
+		foreach(cell, guard_arguments(pg_trigger, tuple))
+		{
+			EventArgument *argument = lfirst(cell);
+			const char *value = argument->value;
+			static const int results[EVENT_ROLES] = {
+				USER_ID, ORGANIZATION, OCCURRED_AT, PAYLOAD, TIME_ZONE, FIXED_ORGANIZATION
+			};
+			int			result = results[argument->role];
+
+			if (argument->attnum != InvalidAttrNumber)
+				value = get_attname(((Form_pg_trigger) GETSTRUCT(tuple))->tgrelid, argument->attnum, false);
+			nulls[result] = false;
+			values[result] = result >= TIME_ZONE ? CStringGetTextDatum(value) :
+				DirectFunctionCall1(namein, CStringGetDatum(value));
+			if (result == USER_ID)
+			{
+				user_ids = accumArrayResult(user_ids, CStringGetTextDatum(value), false, TEXTOID, CurrentMemoryContext);
+				nuser_ids++;
+				/* nor if it would be one of several */
+				nulls[USER_ID] = nuser_ids > 1 || argument->attnum == InvalidAttrNumber;
+			}
+		}
+		values[USER_IDS] = makeArrayResult(user_ids, CurrentMemoryContext);
+		nulls[USER_IDS] = nuser_ids == 0;
+	}
+	systable_endscan(scan);
+	table_close(pg_trigger, AccessShareLock);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
+}
+
+/*
+ * The arguments of a row of pg_trigger.
+ */
+static List *
+guard_arguments(Relation pg_trigger, HeapTuple tuple)
+{
+	Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
+	bool		isnull;
+	bytea	   *tgargs = DatumGetByteaPP(heap_getattr(tuple, Anum_pg_trigger_tgargs,
+													  RelationGetDescr(pg_trigger), &isnull));
+	char	   *p = VARDATA_ANY(tgargs);
+	char	  **args = palloc0(trigger->tgnargs * sizeof(char *));
+
+	/* each ends with a null byte */
+	for (int i = 0; i < trigger->tgnargs; i++)
+	{
+		args[i] = p;
+		p += strlen(p) + 1;
+	}
+	return event_parse_arguments(trigger->tgnargs, args,
+								 trigger->tgattr.dim1, trigger->tgattr.values);
 }
 
 /*
@@ -491,7 +695,7 @@ optout_guard(PG_FUNCTION_ARGS)
 Datum
 optout_unguard(PG_FUNCTION_ARGS)
 {
-	Relation	rel = open_own_table(fcinfo, true);
+	Relation	rel = guard_open_own_table(fcinfo);
 	Guards		guards = guard_find(rel, discard_function(), TRIGGER_FIRES_ALWAYS);
 	char	   *relname;
 	ListCell   *cell;
@@ -512,7 +716,7 @@ optout_unguard(PG_FUNCTION_ARGS)
 	relation_close(rel, NoLock);
 
 	foreach(cell, guards.own)
-		run(psprintf("DROP TRIGGER %s ON %s", quote_identifier(lfirst(cell)), relname), 0, NULL, NULL);
+		guard_run(psprintf("DROP TRIGGER %s ON %s", quote_identifier(lfirst(cell)), relname), 0, NULL, NULL);
 	PG_RETURN_VOID();
 }
 
@@ -594,196 +798,81 @@ guard_relations_off(Oid function)
 }
 
 /*
- * The hypertable whose chunk this is, if it is one of TimescaleDB's: it lets
- * nobody alter the triggers of a chunk but through the hypertable.
- */
-static Oid
-guard_hypertable(Relation rel)
-{
-	Relation	pg_inherits;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	Oid			result = InvalidOid;
-
-	if (RelationGetNamespace(rel) != get_namespace_oid("_timescaledb_internal", true))
-		return InvalidOid;
-
-	pg_inherits = table_open(InheritsRelationId, AccessShareLock);
-	ScanKeyInit(&key, Anum_pg_inherits_inhrelid, BTEqualStrategyNumber,
-				F_OIDEQ, ObjectIdGetDatum(RelationGetRelid(rel)));
-	scan = systable_beginscan(pg_inherits, InheritsRelidSeqnoIndexId, true, NULL, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-		result = ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent;
-	systable_endscan(scan);
-	table_close(pg_inherits, AccessShareLock);
-	return result;
-}
-
-/*
  * Let the relation's triggers of the function that are off fire as "fires" says;
- * returns how many there were.  As its owner, who need not be the extension's.
+ * returns how many there were.  ALTER TABLE would ask for rights on the table and
+ * its schema, which the caller need not have, nor always has the table's owner;
+ * and TimescaleDB would refuse it for a chunk.
  */
 static int64
 guard_enable(Oid relid, Oid function, char fires)
 {
 	Relation	rel = try_relation_open(relid, ShareRowExclusiveLock);
 	List	   *off;
-	char	   *relname;
-	Oid			owner;
-	Oid			hypertable;
-	Oid			save_userid;
-	int			save_sec_context;
 	ListCell   *cell;
 
 	if (rel == NULL)
 		return 0;
 	/* another session's temporary table cannot be altered */
 	off = RELATION_IS_OTHER_TEMP(rel) ? NIL : guard_find(rel, function, fires).off;
-	relname = guard_relation_name(rel);
-	owner = rel->rd_rel->relowner;
-	hypertable = guard_hypertable(rel);
-	relation_close(rel, NoLock);
-	if (OidIsValid(hypertable))
-		relname = quote_qualified_identifier(get_namespace_name(get_rel_namespace(hypertable)),
-											 get_rel_name(hypertable));
-
-	GetUserIdAndSecContext(&save_userid, &save_sec_context);
-	SetUserIdAndSecContext(owner, save_sec_context |
-						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	if (off != NIL)
+		CheckTableNotInUse(rel, "ALTER TABLE");
 	foreach(cell, off)
-		run(psprintf("ALTER TABLE %s %s ENABLE %s TRIGGER %s",
-					 OidIsValid(hypertable) ? "" : "ONLY", relname,
-					 fires == TRIGGER_FIRES_ALWAYS ? "ALWAYS" : "",
-					 quote_identifier(lfirst(cell))), 0, NULL, NULL);
-	SetUserIdAndSecContext(save_userid, save_sec_context);
+		EnableDisableTrigger(rel, lfirst(cell), InvalidOid, fires,
+							 false, false, ShareRowExclusiveLock);
+	relation_close(rel, NoLock);
 	return list_length(off);
 }
 
 /*
- * Which columns of this relation the trigger is to read.
+ * What the trigger is to read of this relation's rows; kept from row to row.
  */
-static GuardColumns *
-get_columns(FunctionCallInfo fcinfo)
+static EventShape *
+guard_shape(FunctionCallInfo fcinfo)
 {
-	GuardColumns *columns = fcinfo->flinfo->fn_extra;
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
 	Trigger    *trigger = trigdata->tg_trigger;
-	TupleDesc	tupdesc = RelationGetDescr(trigdata->tg_relation);
+	MemoryContext oldcontext;
+	List	   *arguments;
 
-	if (columns != NULL)
-		return columns;
+	if (fcinfo->flinfo->fn_extra != NULL)
+		return fcinfo->flinfo->fn_extra;
 
-	columns = MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(GuardColumns));
-	for (int i = 0; i < Min(trigger->tgnargs, trigger->tgnattr); i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(tupdesc, trigger->tgattr[i] - 1);
-
-		for (int role = 0; role < GUARD_ROLES; role++)
-		{
-			if (strcmp(trigger->tgargs[i], role_names[role]) == 0)
-			{
-				/*
-				 * guard() has done so, but of a partition attached later, or
-				 * where it has not made the trigger, nobody has.
-				 */
-				check_column(trigdata->tg_relation, role, NameStr(att->attname));
-				columns->attnum[role] = trigger->tgattr[i];
-				columns->type[role] = getBaseType(att->atttypid);
-			}
-		}
-	}
-	if (columns->attnum[GUARD_USER_ID] == InvalidAttrNumber ||
-		trigger->tgnargs != trigger->tgnattr)
+	oldcontext = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+	arguments = event_parse_arguments(trigger->tgnargs, trigger->tgargs,
+									  trigger->tgnattr, trigger->tgattr);
+	if (arguments == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("trigger \"%s\" of relation \"%s\" does not say which columns to read",
 						trigger->tgname,
 						RelationGetRelationName(trigdata->tg_relation)),
 				 errhint("Let optout.guard() create it.")));
-
-	fcinfo->flinfo->fn_extra = columns;
-	return columns;
+	fcinfo->flinfo->fn_extra = event_shape(trigdata->tg_relation, arguments);
+	MemoryContextSwitchTo(oldcontext);
+	return fcinfo->flinfo->fn_extra;
 }
 
 /*
- * Which of the guard's columns differ between two versions of a row, and how
- * many.
- */
-static int
-guard_changes(const GuardColumns *columns, TupleTableSlot *a, TupleTableSlot *b,
-			  AttrNumber *changed)
-{
-	int			nchanged = 0;
-
-	for (int role = 0; role < GUARD_ROLES; role++)
-	{
-		AttrNumber	attnum = columns->attnum[role];
-		Form_pg_attribute att;
-		Datum		x,
-					y;
-		bool		xnull,
-					ynull;
-
-		if (attnum == InvalidAttrNumber)
-			continue;
-		att = TupleDescAttr(a->tts_tupleDescriptor, attnum - 1);
-		x = slot_getattr(a, attnum, &xnull);
-		y = slot_getattr(b, attnum, &ynull);
-		if (xnull != ynull ||
-			(!xnull && !datum_image_eq(x, y, att->attbyval, att->attlen)))
-			changed[nchanged++] = attnum;
-	}
-	return nchanged;
-}
-
-/*
- * Whether the row's event may be stored.
- */
-static bool
-accepts_row(const GuardColumns *columns, TupleTableSlot *slot)
-{
-	Datum		value[GUARD_ROLES];
-	bool		isnull[GUARD_ROLES];
-	text	   *organization = NULL;
-	TimestampTz occurred_at = 0;
-
-	for (int role = 0; role < GUARD_ROLES; role++)
-	{
-		isnull[role] = true;
-		if (columns->attnum[role] != InvalidAttrNumber)
-			value[role] = slot_getattr(slot, columns->attnum[role], &isnull[role]);
-	}
-
-	/* as in accepts.c */
-	if (!isnull[GUARD_ORGANIZATION])
-		organization = ident_from_datum(columns->type[GUARD_ORGANIZATION],
-										value[GUARD_ORGANIZATION]);
-	if (likely(!isnull[GUARD_USER_ID] &&
-			   accepts_at_once(organization, columns->type[GUARD_USER_ID], value[GUARD_USER_ID])))
-		return true;
-	organization = organization_resolve(organization);
-	if (isnull[GUARD_USER_ID])
-		return true;
-	if (!isnull[GUARD_OCCURRED_AT])
-		occurred_at = DatumGetTimestampTz(value[GUARD_OCCURRED_AT]);
-
-	return accepts_event(organization,
-						 ident_from_datum(columns->type[GUARD_USER_ID],
-										  value[GUARD_USER_ID]),
-						 isnull[GUARD_OCCURRED_AT] ? NULL : &occurred_at);
-}
-
-/*
- * optout.discard_opted_out(), the trigger function
+ * optout.discard_opted_out() as it was before 1.2, and still is to databases
+ * that have not been updated.
  */
 Datum
 optout_discard_opted_out(PG_FUNCTION_ARGS)
 {
+	return optout_discard_event(fcinfo);
+}
+
+/*
+ * optout.discard_opted_out(), the trigger function.  Its symbol is new in 1.2, for
+ * the library of 1.1 would take two columns of ids for one, the last: a session
+ * that has still loaded it must fail instead.
+ */
+Datum
+optout_discard_event(PG_FUNCTION_ARGS)
+{
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-	GuardColumns *columns;
-	AttrNumber	changed[GUARD_ROLES];
+	EventShape *shape;
+	AttrNumber *changed;
 	int			nchanged;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
@@ -796,10 +885,10 @@ optout_discard_opted_out(PG_FUNCTION_ARGS)
 						"optout.discard_opted_out"),
 				 errhint("Let optout.guard() create the trigger.")));
 
-	columns = get_columns(fcinfo);
+	shape = guard_shape(fcinfo);
 
 	if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
-		return PointerGetDatum(accepts_row(columns, trigdata->tg_trigslot) ?
+		return PointerGetDatum(event_is_accepted(shape, trigdata->tg_trigslot) ?
 							   trigdata->tg_trigtuple : NULL);
 
 	/*
@@ -807,12 +896,13 @@ optout_discard_opted_out(PG_FUNCTION_ARGS)
 	 * that a foreign key's action makes: it is not an event that arrives, and
 	 * to skip it would leave a row that violates the key.
 	 */
-	nchanged = guard_changes(columns, trigdata->tg_trigslot, trigdata->tg_newslot, changed);
+	changed = palloc(RelationGetNumberOfAttributes(trigdata->tg_relation) * sizeof(AttrNumber));
+	nchanged = event_changes(shape, trigdata->tg_trigslot, trigdata->tg_newslot, changed);
 	if (nchanged == 0 ||
 		(InNoForceRLSOperation() &&
 		 fkey_action_changes(trigdata->tg_relation, trigdata->tg_trigslot,
 							 trigdata->tg_newslot, changed, nchanged)) ||
-		accepts_row(columns, trigdata->tg_newslot))
+		event_is_accepted(shape, trigdata->tg_newslot))
 		return PointerGetDatum(trigdata->tg_newtuple);
 	return PointerGetDatum(NULL);
 }

@@ -22,7 +22,11 @@
  *	replicas.c		what waiting for other servers takes
  *	accepts.c		the filter functions, which take these steps
  *	fkey.c			what a foreign key's action changes
+ *	payload.c		what a path leads to in a document
+ *	moment.c		when a time without time zone was
+ *	event.c			what the guard reads of a row
  *	guard.c			the trigger that applies them
+ *	view.c			views for clients that want a row for each event
  *	authority.c		who may do what
  *	directory.c		who there is
  *	links.c			other ids of theirs

@@ -104,13 +104,16 @@ PeriodRow
 periods_row(Relation rel, HeapTuple tuple)
 {
 	PeriodRow	row;
+	Datum		opted_in_at;
 	bool		isnull;
 
 	row.user = periods_key(rel, tuple);
 	row.period.opted_out_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_period_opted_out_at,
 															   RelationGetDescr(rel), &isnull));
-	row.period.opted_in_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_period_opted_in_at,
-															  RelationGetDescr(rel), &row.open));
+	opted_in_at = heap_getattr(tuple, Anum_period_opted_in_at,
+							   RelationGetDescr(rel), &row.open);
+	/* where times are passed by reference, a null has none to read */
+	row.period.opted_in_at = row.open ? 0 : DatumGetTimestampTz(opted_in_at);
 	return row;
 }
 

@@ -8,9 +8,10 @@
  * struct Shared (small), then the memory of filter and cache, "blocks" (large).
  *
  * A reader that cannot have it, for lack of memory say, must not fail: it goes
- * by the table, and tries again after a while.  A writer must not miss blocks that others trust.  So it
- * attaches to the first part, which it makes if need be, and there learns
- * whether there are blocks; if it cannot, it raises an error and writes nothing.
+ * by the table, and tries again after a while.  A writer must not miss blocks
+ * that others trust.  So it attaches to the first part, which it makes if need
+ * be, and there learns whether there are blocks; if it cannot, it raises an error
+ * and writes nothing.
  * If there are none yet, its row is in the table already, and whoever makes
  * them will find it there when the keys are added (see coverage.c).
  *
@@ -301,7 +302,7 @@ shared_create_blocks(void)
 /*
  * Attach to the first part or to both, making them if need be, unless this has
  * failed a moment ago.  The first time that it fails, say so in the server's
- * log.  Whoever is cancelled or terminated meanwhile is.
+ * log.  Query cancel and termination are passed on.
  */
 static void
 shared_try_attach(Attempts *attempts, bool to_blocks)
@@ -342,7 +343,7 @@ shared_try_attach(Attempts *attempts, bool to_blocks)
 		if (attempts->delay == FIRST_DELAY)
 			ereport(LOG,
 					(to_blocks ?
-					 errmsg("optout goes by its table, for there can be no shared filter: %s",
+					 errmsg("optout uses its table, because there can be no shared filter: %s",
 							error->message) :
 					 errmsg("optout does not show progress: %s", error->message),
 					 errhidestmt(true), errhidecontext(true)));

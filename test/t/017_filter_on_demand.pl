@@ -83,7 +83,7 @@ check('a b d', 'no memory', $reader);
 $node->safe_psql('postgres', "SELECT optout.opt_out('e')");
 check('a b d e', 'written without memory', $reader);
 my $log = slurp_file($node->logfile, $offset);
-is($log =~ /optout goes by its table, for there can be no shared filter: / ? 't' : 'f',
+is($log =~ /optout uses its table, because there can be no shared filter: / ? 't' : 'f',
 	$on_demand ? 't' : 'f', 'said in the log');
 unlike($log, qr/ERROR:/, 'no error');
 

@@ -48,7 +48,7 @@ plan skip_all => 'file permissions do not bind this user' if $privileged;
 
 my $status = 'SELECT shared_filter FROM optout.status';
 my $refused = qr/ERROR:  42501: could not open shared memory segment/;
-my $told = qr/optout goes by its table, for there can be no shared filter: /;
+my $told = qr/optout uses its table, because there can be no shared filter: /;
 my @out;
 my @sessions;
 
@@ -124,6 +124,16 @@ $reader->query(q{SELECT optout.opt_out('u4')});
 push @out, 'u3', 'u4';
 check('memory again');
 is($node->safe_psql('postgres', $status), 'ready', 'memory again: a new session makes the filter');
+
+# who was without it tries again after a while
+my $found;
+for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+{
+	$found = $reader->query($status);
+	last if $found eq 'ready';
+	select undef, undef, undef, 0.1;
+}
+is($found, 'ready', 'memory again: a session that was without it');
 $node->safe_psql('postgres', q{SELECT optout.opt_out('u5'), optout.opt_in('u1')});
 @out = ('u2' .. 'u5');
 check('memory again, written');

@@ -50,7 +50,7 @@ my $contents = q{
 	UNION ALL SELECT 'period', ROW(organization, user_id, opted_out_at, opted_in_at, opted_out_by, opted_in_by, reason)::text FROM optout.opt_out_period
 	UNION ALL SELECT 'ledger', l::text FROM optout.discard_ledger l
 	UNION ALL SELECT 'authority', a::text FROM optout.authority a
-	UNION ALL SELECT 'guarded', g::text FROM optout.guarded g
+	UNION ALL SELECT 'guarded', ROW(g.relation, g.user_id, g.organization, g.occurred_at, g.fires)::text FROM optout.guarded g
 	UNION ALL SELECT 'list', ROW(organization, user_id, display_name, email, opted_out_at, opted_out_by, reason, client_may_still_track)::text FROM optout.opt_out_list
 	UNION ALL SELECT 'users', ROW(organization, user_id, display_name, email, signed_in_at, opted_out)::text FROM optout.user_list
 	UNION ALL SELECT 'history', ROW(organization, user_id, opted_out_at, opted_out_by, opted_in_at, opted_in_by, reason)::text FROM optout.opt_out_history
@@ -144,6 +144,13 @@ for my $old (@old)
 			SET ROLE administrator; SELECT optout.opt_in('alice', 'acme'); SELECT shared_filter FROM dashboard; RESET ROLE;
 			INSERT INTO event VALUES ('alice', 'acme') RETURNING user_id}),
 		"carol\nt\nready\nalice", "$old: updated, guard and administrator go on");
+	isnt($session->query(q{SELECT prosrc FROM pg_proc WHERE oid = 'optout.discard_opted_out()'::regprocedure}), 'optout_discard_opted_out',
+		"$old: updated, the library of 1.1 would not serve guards that it does not understand");
+	is( $session->query(q{
+			CREATE TABLE tracks (user_id text, device text);
+			SELECT optout.guard('tracks', ARRAY['user_id', 'device']);
+			INSERT INTO tracks VALUES ('alice', 'carol'), ('carol', 'alice'), ('carol', 'd') RETURNING device}),
+		"\nd", "$old: updated, guard of two columns");
 	is($session->query(q{SELECT 'optout.settle'::regproc::oid, (SELECT proacl FROM pg_proc WHERE oid = 'optout.settle'::regproc)}), $settle,
 		"$old: updated, settle() is the same procedure with the same grants");
 	is($session->query(q{SET ROLE administrator; CALL optout.settle(); CALL optout.settle('0'); RESET ROLE}), '', "$old: updated, with a timeout");

@@ -102,6 +102,8 @@ my $copied = subscribe(1);
 $authority->poll_query_until('postgres', q{SELECT count(*) = 1 FROM optout.replicas WHERE kind = 'initial copy'})
   or die 'no initial copy';
 is(replicas('kind, connected, applied IS NULL, lag IS NULL'), "subscriber|t|f|f\ninitial copy|f|t|t", 'while the first copy is made');
+my $checked = q{SELECT ok, detail FROM optout.checks WHERE name = 'replicas'};
+like($authority->safe_psql('postgres', $checked), qr/^f\|behind, incomplete or unknown: .*pg_\d+_sync_/, 'the check fails');
 like(errors_of($authority, "CALL optout.settle_replicas('0')"), qr/55000: replicas have not applied all changes within 00:00:00\nDETAIL:  Behind: (ingest1, )?pg_\d+_sync_/,
 	'it is waited for');
 is($ingest[0]->safe_psql('postgres', $copied), 'f', 'the ingest server knows');
@@ -135,6 +137,7 @@ is(discarded($_), 'alice bob / alice bob', "server $_: in force when settle_repl
 $authority->poll_query_until('postgres', q{SELECT replica_lag = '{"ingest1": 0, "ingest2": 0, "ingest3": 0}' FROM optout.status})
   or die 'lag does not end: ' . $authority->safe_psql('postgres', 'SELECT replica_lag FROM optout.status');
 pass('no lag where nothing happens');
+is($authority->safe_psql('postgres', $checked), 't|3 in force', 'the check holds');
 
 # Cut off, and the others are not
 $ingest[1]->safe_psql('postgres', 'ALTER SUBSCRIPTION ingest2 DISABLE');
@@ -145,6 +148,7 @@ $authority->safe_psql('postgres', q{CALL optout.settle_replicas(names => '{inges
 is(discarded(1), 'alice bob carol / alice bob carol', 'in force where they are connected');
 is(discarded(3), 'alice bob carol / alice bob carol', 'in force where they are connected');
 is(discarded(2), 'alice bob / alice bob', 'not where it is cut off');
+is($authority->safe_psql('postgres', $checked), 'f|behind, incomplete or unknown: ingest2', 'the check fails');
 my $error;
 do { $error = errors_of($authority, q{CALL optout.settle_replicas('1 s')}) } while $error =~ /Behind: .*ingest[13]/;
 $error =~ s/55000: |psql:<stdin>:\d+: |CONTEXT:.*//sg;

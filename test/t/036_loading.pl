@@ -171,7 +171,7 @@ is($node->safe_psql('another', "$ask; $status"), "f|t\nno room", 'no room: new s
 $another->query("SELECT optout.opt_out('in')");
 is($another->query($ask), 'f|f', 'no room: opted out');
 $log = slurp_file($node->logfile, $log_offset);
-is(scalar(() = $log =~ /optout goes by its table in database "another", for the shared filter serves $places databases/g), 1, 'no room: said in the log, once');
+is(scalar(() = $log =~ /optout uses its table in database "another", because the shared filter already serves $places databases/g), 1, 'no room: said in the log, once');
 unlike($log, qr/STATEMENT/, 'no room: without a statement');
 
 # nobody takes a lock for each look-up

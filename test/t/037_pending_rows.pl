@@ -89,6 +89,24 @@ my $n = $witness->query($lookups);
 $witness->query('SELECT count(*) FROM optout.opt_out_list WHERE optout.accepts(user_id)');
 is($witness->query($lookups), $n, 'the filter answers within a query that reads the table');
 
+# Workers of a parallel query that a trigger runs see the rows that are pending in the
+# transaction that they work for.
+$node->safe_psql('postgres', q{
+	CREATE TABLE event AS SELECT 'nobody' AS user_id FROM generate_series(1, 100);
+	ALTER TABLE event SET (parallel_workers = 2);
+	CREATE FUNCTION count_in_parallel() RETURNS SETOF bigint LANGUAGE plpgsql
+		SET parallel_setup_cost = 0 SET parallel_tuple_cost = 0 SET min_parallel_table_scan_size = 0 SET parallel_leader_participation = off
+		AS 'BEGIN RETURN QUERY SELECT count(*) FROM public.event WHERE optout.is_opted_out(user_id); END';
+	CREATE FUNCTION note_count() RETURNS trigger LANGUAGE plpgsql
+		AS 'BEGIN INSERT INTO public.heard (user_id) SELECT public.count_in_parallel(); RETURN NULL; END';
+	TRUNCATE heard;
+	CREATE TRIGGER aaa AFTER INSERT ON optout.opt_out_period FOR EACH ROW EXECUTE FUNCTION note_count()});
+my $pending = never();
+$node->safe_psql('postgres', "UPDATE event SET user_id = '$pending'");
+is($witness->query("BEGIN; SELECT optout.opt_out('$pending'); SELECT user_id FROM heard; SELECT count_in_parallel(); COMMIT"),
+	"t\n100\n100", 'parallel workers, in the trigger and in the next statement');
+$node->safe_psql('postgres', 'DROP TRIGGER aaa ON optout.opt_out_period');
+
 # A trigger that fires when the transaction commits is none that the filter can rely on.
 $node->safe_psql('postgres', q{
 	DROP TRIGGER optout_filter ON optout.opt_out_period;

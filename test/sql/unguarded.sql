@@ -1,0 +1,87 @@
+-- What guards do not cover, and whether all is well.
+CREATE EXTENSION optout;
+SELECT optout.enroll(ARRAY['alice', 'bob']), optout.opt_out('alice');
+CREATE SCHEMA shop;
+CREATE SCHEMA warehouse;
+CREATE TABLE shop.before (user_id text);
+SELECT * FROM optout.unguarded;
+SELECT name, ok, detail FROM optout.checks WHERE name <> 'filter';
+
+-- Names that a guard of the same schema looks at: of ids and of the payload
+CREATE TABLE shop.event (id int PRIMARY KEY, user_id text, device text, doc jsonb, at timestamptz, org text);
+SELECT optout.guard('shop.event', ARRAY['user_id', 'device', '$.id'], 'org', 'at', 'doc');
+CREATE TABLE shop.unrelated (id int, at timestamptz, org text, user_name text);
+CREATE TABLE shop.two (device int, x int, user_id text, gone text);
+CREATE TABLE shop.document (doc text);
+CREATE TABLE shop.parted (user_id text) PARTITION BY LIST (user_id);
+CREATE TABLE shop.parted_a PARTITION OF shop.parted FOR VALUES IN ('a');
+CREATE FOREIGN DATA WRAPPER regress_nothing;
+CREATE SERVER regress_server FOREIGN DATA WRAPPER regress_nothing;
+CREATE FOREIGN TABLE shop.remote ("User Id" text, device text) SERVER regress_server;
+CREATE VIEW shop.seen AS SELECT user_id FROM shop.event;
+CREATE TABLE warehouse.elsewhere (user_id text);
+CREATE TEMP TABLE mine (user_id text);
+SELECT * FROM optout.unguarded ORDER BY relation::text COLLATE "C";
+ALTER TABLE shop.two DROP COLUMN user_id;
+ALTER TABLE shop.event RENAME device TO gone;
+SELECT * FROM optout.unguarded WHERE relation = 'shop.two'::regclass;
+DROP TABLE shop.before, shop.two, shop.document, shop.parted;
+DROP FOREIGN DATA WRAPPER regress_nothing CASCADE;
+
+-- Details of events, whichever schema they are in
+CREATE TABLE warehouse.detail (event int CONSTRAINT "of event" REFERENCES shop.event, what text);
+CREATE TABLE shop.guarded_detail (event int REFERENCES shop.event, user_id text);
+SELECT optout.guard('shop.guarded_detail');
+SELECT * FROM optout.unguarded;
+SELECT name, ok, detail FROM optout.checks WHERE name <> 'filter';
+
+-- Inheritance children, of children too; partitions have guards.
+CREATE TABLE shop.child (more int) INHERITS (shop.event);
+CREATE TABLE warehouse.grandchild () INHERITS (shop.child);
+CREATE TABLE shop.parted (user_id text) PARTITION BY LIST (user_id);
+SELECT optout.guard('shop.parted');
+CREATE TABLE shop.parted_a PARTITION OF shop.parted FOR VALUES IN ('a');
+SELECT * FROM optout.unguarded WHERE severity = 'fault' ORDER BY relation::text;
+SELECT optout.guard('shop.child', ARRAY['user_id', 'gone']);
+SELECT * FROM optout.unguarded WHERE severity = 'fault' ORDER BY relation::text;
+SELECT ok, detail FROM optout.checks WHERE name = 'unguarded';
+DROP TABLE warehouse.grandchild, shop.child;
+
+-- Guards that somebody has altered
+ALTER TABLE shop.event DISABLE TRIGGER optout_guard;
+ALTER TABLE shop.parted_a ENABLE TRIGGER optout_guard;
+ALTER TRIGGER optout_guard ON shop.event RENAME TO "My guard";
+SELECT * FROM optout.unguarded WHERE severity = 'fault' ORDER BY relation::text;
+SELECT name, ok, detail FROM optout.checks WHERE name <> 'filter';
+SELECT optout.repair();
+SELECT name, ok, detail FROM optout.checks WHERE name <> 'filter';
+
+-- What is discarded of organizations that are not in the directory
+INSERT INTO shop.event VALUES (1, 'alice', NULL, NULL, NULL, NULL);
+SELECT ok, detail FROM optout.checks WHERE name = 'organizations';
+INSERT INTO optout.discard_ledger VALUES ('tpyo', date_trunc('hour', now(), 'UTC'), -1, 1), ('old', now() - interval '2 days', -1, 1);
+SELECT ok, detail FROM optout.checks WHERE name = 'organizations';
+SELECT optout.enroll('zoe', 'tpyo');
+SELECT ok, detail FROM optout.checks WHERE name = 'organizations';
+
+-- The filter says what it says in the status.
+SELECT c.ok = (s.shared_filter = 'ready') AS ok, c.detail = s.shared_filter AS detail FROM optout.checks c, optout.status s WHERE c.name = 'filter';
+
+-- For whoever may read every organization; what is not guarded everybody may know.
+CREATE ROLE regress_reader;
+SELECT optout.grant_authority('regress_reader', 'acme', 'read');
+SET ROLE regress_reader;
+SELECT count(*) FROM optout.checks;
+SELECT count(*) FROM optout.unguarded;
+RESET ROLE;
+SELECT optout.revoke_authority('regress_reader', 'acme', 'read'), optout.grant_authority('regress_reader', '*', 'read');
+SET ROLE regress_reader;
+SELECT name FROM optout.checks ORDER BY name;
+RESET ROLE;
+SELECT optout.revoke_authority('regress_reader', '*', 'read');
+
+\set VERBOSITY terse
+SET client_min_messages = warning;
+DROP SCHEMA shop, warehouse CASCADE;
+DROP EXTENSION optout;
+DROP ROLE regress_reader;
