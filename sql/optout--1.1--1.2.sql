@@ -14,10 +14,8 @@ CREATE TYPE optout.period_change AS ();
 COMMENT ON TYPE optout.period_change IS
 'Not a type for use: stands for a change of optout.opt_out_period in messages between sessions.';
 REVOKE ALL ON TYPE optout.period_change FROM PUBLIC;
--- Sessions look for it when the table's definition changes, as it does here.  Nobody
--- may write before they have been told to.
-LOCK TABLE optout.opt_out_period IN SHARE ROW EXCLUSIVE MODE;
-ALTER TABLE optout.opt_out_period ALTER COLUMN reason SET STATISTICS 0;
+-- Sessions look for it when the table's definition changes, as it does below by a
+-- command that keeps writers off until sessions have been told: ADD COLUMN.
 
 -- One column of ids as ever, or several, or paths into documents.  varchar, for with
 -- text calls of the other form would be ambiguous.

@@ -575,17 +575,22 @@ coverage_add_block(Relation rel, BlockNumber block, BufferAccessStrategy strateg
 	for (OffsetNumber offset = FirstOffsetNumber; offset <= last; offset++)
 	{
 		ItemId		item = PageGetItemId((Page) copy.data, offset);
+		text	   *organization;
+		text	   *user_id;
+		uint64		seed;
 
 		if (!ItemIdIsNormal(item))
 			continue;
 		tuple.t_data = (HeapTupleHeader) PageGetItem((Page) copy.data, item);
 		tuple.t_len = ItemIdGetLength(item);
-		hashes[nrows] = periods_hash(rel, &tuple);
+		periods_ids(rel, &tuple, &organization, &user_id);
+		seed = key_seed(organization);
+		hashes[nrows] = key_hash(VARDATA_ANY(user_id), VARSIZE_ANY_EXHDR(user_id), seed);
 		filter_prefetch(hashes[nrows]);
 		nrows++;
 		if (*fill_cache && visible[offset - 1] && periods_is_open(rel, &tuple))
 		{
-			out[nout] = periods_key(rel, &tuple);
+			out[nout] = key_of(user_id, seed);
 			cache_prefetch(&out[nout]);
 			nout++;
 		}

@@ -39,7 +39,6 @@
 #define Anum_period_opted_out_at 3
 #define Anum_period_opted_in_at 4
 
-static void periods_ids(Relation rel, HeapTuple tuple, text **organization, text **user_id);
 
 /* what goes into opted_out_by and opted_in_by: the effective caller */
 Datum
@@ -49,8 +48,22 @@ periods_caller(void)
 }
 
 /*
- * The key under which the shared cache and the memo know a row's user.  It
- * may be read from a dead row as well, since the columns are never toasted.
+ * Whose row it is.  It may be read from a dead row as well, since the columns are
+ * never toasted.
+ */
+void
+periods_ids(Relation rel, HeapTuple tuple, text **organization, text **user_id)
+{
+	bool		isnull;
+
+	*organization = DatumGetTextPP(heap_getattr(tuple, Anum_period_organization,
+												RelationGetDescr(rel), &isnull));
+	*user_id = DatumGetTextPP(heap_getattr(tuple, Anum_period_user_id,
+										   RelationGetDescr(rel), &isnull));
+}
+
+/*
+ * The key under which the shared cache and the memo know a row's user.
  */
 UserKey
 periods_key(Relation rel, HeapTuple tuple)
@@ -73,17 +86,6 @@ periods_hash(Relation rel, HeapTuple tuple)
 
 	periods_ids(rel, tuple, &organization, &user_id);
 	return key_hash(VARDATA_ANY(user_id), VARSIZE_ANY_EXHDR(user_id), key_seed(organization));
-}
-
-static void
-periods_ids(Relation rel, HeapTuple tuple, text **organization, text **user_id)
-{
-	bool		isnull;
-
-	*organization = DatumGetTextPP(heap_getattr(tuple, Anum_period_organization,
-												RelationGetDescr(rel), &isnull));
-	*user_id = DatumGetTextPP(heap_getattr(tuple, Anum_period_user_id,
-										   RelationGetDescr(rel), &isnull));
 }
 
 /*

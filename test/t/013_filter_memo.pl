@@ -242,22 +242,23 @@ for my $work_mem ('64kB', '256kB', '64MB')
 
 # A session that is told of others' opt-outs does not read the table's definition anew.
 {
-	my $session = OptoutTest::Session->new($node);
+	my ($session, $admin) = map { OptoutTest::Session->new($node) } 1 .. 2;
 	my $reads = q{SELECT pg_stat_force_next_flush(); SELECT idx_scan FROM pg_stat_sys_indexes WHERE indexrelname = 'pg_trigger_tgrelid_tgname_index'};
 	my $read = sub { $session->query($reads) =~ /(\d+)$/ ? $1 : die };
 
 	$session->query("SELECT optout.accepts('user 1', NULL, '1900-01-02')");
+	$admin->query("SELECT optout.opt_out('user " . ($users + 200) . "')");
 	my $before = $read->();
 	for my $n (1 .. 20)
 	{
-		$node->safe_psql('postgres', "SELECT optout.opt_out('user " . ($users + 200 + $n) . "')");
+		$admin->query("SELECT optout.opt_out('user " . ($users + 200 + $n) . "')");
 		is($session->query("SELECT optout.accepts('user " . ($users + 200 + $n) . "')"), 'f', 'told of an opt-out');
 	}
 	my $after = $read->();
 
-	# each of the others' sessions reads those of the directory and of the periods once
-	cmp_ok($after - $before, '<=', 50, 'no definition is read anew');
-	$session->quit;
+	# once, at times, for other reasons
+	cmp_ok($after - $before, '<', 10, 'no definition is read anew');
+	$_->quit for $session, $admin;
 }
 
 # Lists of ended periods count as well.
