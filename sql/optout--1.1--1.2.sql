@@ -115,7 +115,7 @@ UPDATE pg_catalog.pg_proc p
    AND n.oid = 'optout.settle_with_timeout(interval)'::pg_catalog.regprocedure;
 DROP PROCEDURE optout.settle_with_timeout(interval);
 COMMENT ON PROCEDURE optout.settle(interval) IS
-'Wait until every transaction that asked the filter before the call has ended. After it, no event that was let through before an earlier opt-out can still be committed by the transaction that asked. Nobody waits for it. Error 55000 naming those still running when the timeout is over (NULL: never; ''0'': at once). Error 25001 in a transaction that has written or has asked the filter itself.';
+'Wait until every transaction that asked the filter before the call has ended. After it, no event that was let through before an earlier opt-out can still be committed by the transaction that asked. It also waits for transactions that change or vacuum optout.opt_out_period. Nobody waits for it. Error 55000 naming those still running when the timeout is over (NULL: never; ''0'': at once). Error 25001 in a transaction that has written or has asked the filter itself.';
 
 ----------------------------------------------------------------------
 -- The ledger

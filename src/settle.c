@@ -14,7 +14,9 @@
  * The lock is the one that coverage_hold() takes, or where somebody alters the
  * table right now RowShareLock.  Neither conflicts with anything that
  * administration or queries do, and both are eligible for fast-path locking.
- * Plain readers of the table (AccessShareLock) are not waited for.
+ * Plain readers of the table (AccessShareLock) are not waited for.  Whoever
+ * writes to it or vacuums it is, though they may not have asked: no lock mode
+ * tells them apart.
  */
 #include "postgres.h"
 
@@ -184,7 +186,7 @@ settle_time_out(VirtualTransactionId *vxids, Interval *timeout)
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("transactions that have asked the filter have not ended within %s",
+			 errmsg("transactions that may have asked the filter have not ended within %s",
 					DatumGetCString(DirectFunctionCall1(interval_out, IntervalPGetDatum(timeout)))),
 			 errdetail("Still running: %s.", running.data),
 			 errhint("See pg_stat_activity and pg_prepared_xacts.")));
