@@ -337,10 +337,10 @@ guard_other_organizations(void)
 
 	values[0] = PointerGetDatum(organization_setting_text);
 	return guard_run("SELECT WHERE pg_catalog.has_table_privilege('optout.user_list', 'SELECT')",
-			   0, NULL, NULL) > 0 &&
+					 0, NULL, NULL) > 0 &&
 		guard_run("SELECT WHERE EXISTS (SELECT FROM optout.user_list WHERE organization < $1)"
-			" OR EXISTS (SELECT FROM optout.user_list WHERE organization > $1)",
-			1, argtypes, values) > 0;
+				  " OR EXISTS (SELECT FROM optout.user_list WHERE organization > $1)",
+				  1, argtypes, values) > 0;
 }
 
 char *
@@ -528,9 +528,9 @@ guard_create(Relation rel, const GuardRequest *request)
 	relation_close(rel, NoLock);
 
 	guard_run(psprintf("CREATE OR REPLACE TRIGGER " GUARD_TRIGGER
-				 " BEFORE INSERT OR UPDATE OF %s ON %s FOR EACH ROW"
-				 " EXECUTE FUNCTION optout.discard_opted_out(%s)",
-				 trigger.columns.data, relname, trigger.arguments.data), 0, NULL, NULL);
+					   " BEFORE INSERT OR UPDATE OF %s ON %s FOR EACH ROW"
+					   " EXECUTE FUNCTION optout.discard_opted_out(%s)",
+					   trigger.columns.data, relname, trigger.arguments.data), 0, NULL, NULL);
 	guard_run(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " GUARD_TRIGGER, relname), 0, NULL, NULL);
 }
 
@@ -808,7 +808,7 @@ guard_enable(Oid relid, Oid function)
 						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 	foreach(cell, off)
 		guard_run(psprintf("ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %s",
-					 relname, quote_identifier(lfirst(cell))), 0, NULL, NULL);
+						   relname, quote_identifier(lfirst(cell))), 0, NULL, NULL);
 	SetUserIdAndSecContext(save_userid, save_sec_context);
 	return list_length(off);
 }
