@@ -42,6 +42,8 @@ typedef struct JsonToken
 } JsonToken;
 
 static text *payload_get_jsonb(Datum document, const PayloadPath *path, bool *is_string);
+static text *payload_get_element(Datum document, const PayloadPath *path, bool *is_string);
+static text *payload_from_jsonb(const JsonbValue *value, bool *is_string);
 static text *payload_get_json(text *document, const PayloadPath *path, bool *is_string);
 static JsonToken payload_find(const char *p, const char *end, const PayloadPath *path);
 static const char *payload_skip_space(const char *p, const char *end);
@@ -130,8 +132,33 @@ payload_get(Oid type, Datum opened, const PayloadPath *path, bool *is_string)
 	return payload_get_json((text *) DatumGetPointer(opened), path, is_string);
 }
 
+/*
+ * Objects on the path are looked into where they are.  Where there is anything
+ * else, the operator's own function knows what to do.
+ */
 static text *
 payload_get_jsonb(Datum document, const PayloadPath *path, bool *is_string)
+{
+	JsonbContainer *container = &DatumGetJsonbP(document)->root;
+	JsonbValue	value;
+
+	for (int i = 0; i < path->nkeys; i++)
+	{
+		if (JsonContainerIsArray(container) && !JsonContainerIsScalar(container))
+			return payload_get_element(document, path, is_string);
+		if (!JsonContainerIsObject(container) ||
+			getKeyJsonValueFromContainer(container, VARDATA_ANY(path->keys[i]),
+										 VARSIZE_ANY_EXHDR(path->keys[i]), &value) == NULL)
+			return NULL;
+		if (value.type != jbvBinary)
+			return i == path->nkeys - 1 ? payload_from_jsonb(&value, is_string) : NULL;
+		container = value.val.binary.data;
+	}
+	return NULL;
+}
+
+static text *
+payload_get_element(Datum document, const PayloadPath *path, bool *is_string)
 {
 	bool		isnull;
 	Datum		element = jsonb_get_element(DatumGetJsonbP(document), path->elements, path->nkeys,
@@ -141,12 +168,18 @@ payload_get_jsonb(Datum document, const PayloadPath *path, bool *is_string)
 	if (isnull || !JB_ROOT_IS_SCALAR(DatumGetJsonbP(element)) ||
 		!JsonbExtractScalar(&DatumGetJsonbP(element)->root, &value))
 		return NULL;
-	*is_string = value.type == jbvString;
-	if (value.type == jbvString)
-		return cstring_to_text_with_len(value.val.string.val, value.val.string.len);
-	if (value.type == jbvNumeric)
+	return payload_from_jsonb(&value, is_string);
+}
+
+static text *
+payload_from_jsonb(const JsonbValue *value, bool *is_string)
+{
+	*is_string = value->type == jbvString;
+	if (value->type == jbvString)
+		return cstring_to_text_with_len(value->val.string.val, value->val.string.len);
+	if (value->type == jbvNumeric)
 		return cstring_to_text(DatumGetCString(DirectFunctionCall1(numeric_out,
-																   NumericGetDatum(value.val.numeric))));
+																   NumericGetDatum(value->val.numeric))));
 	return NULL;
 }
 
