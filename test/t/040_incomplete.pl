@@ -94,6 +94,9 @@ sub answers
 $question{accepts} = q{SELECT string_agg(optout.accepts(user_id)::text, ' ' ORDER BY user_id) FROM staging WHERE user_id IS NOT NULL};
 answers($_, 'a list of its own', 1) for $open, $without_filter, $reporting;
 
+# An open transaction, which trusts the filter, learns of a subscription at once
+is($open->query(qq{BEGIN; $question{is_opted_out}; SELECT shared_filter FROM optout.status; $question{is_opted_out}}), "f\nready\nf", 'before, open transaction');
+
 # The subscription is there, and no worker is free for the first copy
 $ingest->safe_psql('postgres', "CREATE SUBSCRIPTION ingest CONNECTION '$connstr' PUBLICATION opt_outs");
 $authority->poll_query_until('postgres', q{SELECT count(*) = 1 FROM optout.replicas WHERE connected})
@@ -101,6 +104,8 @@ $authority->poll_query_until('postgres', q{SELECT count(*) = 1 FROM optout.repli
 my $detail = qr/Subscription "ingest" has not copied table "optout\.opt_out_period"\./;
 my $state = q{SELECT string_agg(srsubstate::text, '') FROM pg_subscription_rel WHERE srrelid = 'optout.opt_out_period'::regclass};
 is($ingest->safe_psql('postgres', $state), 'i', 'not begun');
+like($open->query_fails($question{is_opted_out}), qr/55000: this server does not know yet/, 'not begun: open transaction');
+$open->query('ROLLBACK');
 refused('not begun', $detail);
 no_question('not begun');
 is($authority->safe_psql('postgres', q{CALL optout.settle_replicas('1 min'); SELECT name, lag FROM optout.replicas}), 'ingest|0',
