@@ -413,6 +413,7 @@ link_all(FunctionCallInfo fcinfo, Links links)
 	if (new.count > 0)
 	{
 		aliases = links_aliases(&new);
+		user_ids_warn_of_uuids(&aliases);
 		phase(&args, PROGRESS_WRITING_ALIASES, new.count);
 		links_write(args.organization, &new, ARG_TEXT(3));
 		phase(&args, PROGRESS_CHECKING_ALIASES, new.count);

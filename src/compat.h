@@ -26,6 +26,10 @@ typedef bool TU_UpdateIndexes;
 	EnableDisableTriggerNew(rel, tgname, fires_when, skip_system, recurse, lockmode)
 #endif
 
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
 #if PG_VERSION_NUM >= 170000
 #include "storage/dsm_registry.h"
 #define HAVE_NAMED_DSM true

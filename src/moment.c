@@ -11,6 +11,7 @@
 #include "utils/datetime.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "moment.h"
 
 static bool moment_digits(const char **p, int count, int *value);

@@ -20,6 +20,10 @@ SELECT optout.sign_in('A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11');
 -- to take them back is no reason to warn
 SELECT optout.opt_in('A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11');
 SELECT optout.forget('A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11');
+-- an alias that matches nothing protects nobody either
+SELECT optout.enroll('alice');
+SELECT optout.link('alice', ARRAY['device', 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A12']);
+SELECT optout.unlink(ARRAY['device', 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A12'], force => true);
 TRUNCATE optout.product_user, optout.opt_out_period;
 
 -- What no guarded column can hold
@@ -64,6 +68,7 @@ CREATE TABLE by_uuid (id uuid);
 SELECT optout.guard('by_number'), optout.guard('by_uuid', 'id');
 SELECT optout.opt_out(ARRAY['7', '007']);
 DELETE FROM optout.product_user WHERE user_id NOT IN ('7', '+7', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11');
+SELECT optout.link('7', ARRAY['77', '077']), optout.link('+7', ARRAY['a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a12', 'device']);
 SELECT * FROM optout.unmatchable ORDER BY user_id;
 -- and everybody sees those of their organizations
 SELECT optout.enroll('+1', 'acme');
