@@ -7,7 +7,7 @@
 -- All that twice: what administrators had acknowledged, and with what could be
 -- seen in views even before.
 
-ANALYZE soak.action, soak.offered, soak.event, soak.guarded, soak.guarded_by_time, soak.erased_event;
+ANALYZE soak.action, soak.offered, soak.event, soak.guarded, soak.guarded_by_time, soak.guarded_shape, soak.erased_event;
 
 CREATE TEMP TABLE action AS
 SELECT action = 0 AS witnessed, organization, user_id, opts_out, begun,

@@ -4,7 +4,7 @@ SELECT o.organization, count(*), count(s.event)
   FROM soak.offered o
 	   LEFT JOIN soak.stored s USING (event)
  GROUP BY o.organization;
-TRUNCATE soak.action, soak.offered, soak.event, soak.guarded, soak.guarded_by_time,
+TRUNCATE soak.action, soak.offered, soak.event, soak.guarded, soak.guarded_by_time, soak.guarded_shape,
 	soak.erased_event, soak.erasure, soak.round;
 
 -- forgotten, and enrolled again but for the newcomers

@@ -102,16 +102,27 @@ CREATE TABLE soak.event (
 );
 CREATE TABLE soak.guarded (LIKE soak.event INCLUDING GENERATED);
 CREATE TABLE soak.guarded_by_time (LIKE soak.event INCLUDING GENERATED);
-SELECT optout.guard('soak.guarded', organization => 'organization'),
+-- the user in a column beside others', or in a document
+CREATE TABLE soak.guarded_shape (LIKE soak.event INCLUDING GENERATED, device text, doc json);
+CREATE FUNCTION soak.shape() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	NEW.device := CASE NEW.event % 2 WHEN 0 THEN NEW.user_id WHEN 1 THEN 'kept' END;
+	NEW.doc := json_build_object('page', '/', 'user', json_build_object('id', CASE NEW.event % 2 WHEN 1 THEN NEW.user_id END));
+	RETURN NEW;
+END $$;
+CREATE TRIGGER before_guard BEFORE INSERT ON soak.guarded_shape FOR EACH ROW EXECUTE FUNCTION soak.shape();
+SELECT optout.guard('soak.guarded_shape', ARRAY['device', '$.user.id'], organization => 'organization', payload => 'doc'),
+	   optout.guard('soak.guarded', organization => 'organization'),
 	   optout.guard('soak.guarded_by_time', organization => 'organization', occurred_at => 'sent');
 
--- Ways into these tables; feed has the same four for COPY.
+-- Ways into these tables; feed has the same for COPY.
 CREATE TABLE soak.path (path text, target regclass, condition text, by_time boolean);
 INSERT INTO soak.path VALUES
 	('WHERE', 'soak.event', 'WHERE optout.accepts(user_id, organization)', false),
 	('WHERE, by time', 'soak.event', 'WHERE optout.accepts(user_id, organization, sent)', true),
 	('guard', 'soak.guarded', '', false),
-	('guard, by time', 'soak.guarded_by_time', '', true);
+	('guard, by time', 'soak.guarded_by_time', '', true),
+	('guard, device and document', 'soak.guarded_shape', '', false);
 
 -- The users of one batch: all sorts, or the same few again and again, of whom a
 -- session knows everything soon.  Some batches take their time.
@@ -198,10 +209,12 @@ CREATE FUNCTION soak.erase(organization text, user_id text) RETURNS void
 LANGUAGE sql AS $$
 	WITH a AS (DELETE FROM soak.event e WHERE (e.organization, e.user_id) = ($1, $2) RETURNING *),
 	b AS (DELETE FROM soak.guarded e WHERE (e.organization, e.user_id) = ($1, $2) RETURNING *),
-	c AS (DELETE FROM soak.guarded_by_time e WHERE (e.organization, e.user_id) = ($1, $2) RETURNING *)
+	c AS (DELETE FROM soak.guarded_by_time e WHERE (e.organization, e.user_id) = ($1, $2) RETURNING *),
+	d AS (DELETE FROM soak.guarded_shape e WHERE (e.organization, e.user_id) = ($1, $2) RETURNING *)
 	INSERT INTO soak.erased_event
 	SELECT e.event, e.organization, e.user_id, e.sent, e.finished
-	  FROM (SELECT * FROM a UNION ALL SELECT * FROM b UNION ALL SELECT * FROM c) AS e
+	  FROM (SELECT * FROM a UNION ALL SELECT * FROM b UNION ALL SELECT * FROM c
+			UNION ALL SELECT event, organization, user_id, sent, padding, finished FROM d) AS e
 $$;
 
 CREATE VIEW soak.present AS
@@ -209,7 +222,9 @@ SELECT event, organization, user_id, sent, finished FROM soak.event
 UNION ALL
 SELECT event, organization, user_id, sent, finished FROM soak.guarded
 UNION ALL
-SELECT event, organization, user_id, sent, finished FROM soak.guarded_by_time;
+SELECT event, organization, user_id, sent, finished FROM soak.guarded_by_time
+UNION ALL
+SELECT event, organization, user_id, sent, finished FROM soak.guarded_shape;
 
 CREATE VIEW soak.stored AS
 SELECT * FROM soak.present
