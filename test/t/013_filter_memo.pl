@@ -85,7 +85,7 @@ ok($rates[8] > 0.05, 'many where there is none');
 
 my ($result, @by) = counted($old, overdone($users + 1, $users + 1000));
 is($result, '0', 'overfull: exact');
-ok($by[0] > 0 && $by[1] + $by[2] > 0, "overfull: filter answers for some, memo and table for others (@by)");
+ok($by[0] > 0 && $by[0] < 1000, "overfull: filter answers for some, what comes after it for others (@by)");
 is($node->safe_psql('postgres', missed(1, 1000) . '; ' . missed($users - 999, $users) . '; ' . overdone($users + 1, $users + 1000)),
 	"0\n0\n0", 'overfull: new session');
 
