@@ -98,7 +98,8 @@ is($green->safe_psql('product', q{SELECT count(*) FROM guarded WHERE user_id = '
 is($green->safe_psql('product', q{SELECT optout.opt_in('u3'), optout.opt_out('u2'), user_id FROM optout.opt_out_list}), "t|t|u1\nf|f|u3", 'it is an authority of its own');
 $green->safe_psql('product', q{UPDATE optout.discard_ledger SET hour = hour - interval '2 hours'});
 isnt($green->safe_psql('product', 'SELECT optout.compact_discards()'), '0', 'both ledgers can be compacted');
-is($green->safe_psql('product', 'SELECT count(*), count(DISTINCT slot >> 32) FROM optout.discard_ledger'), '2|2', 'each for itself');
+is( $green->safe_psql('product', 'SELECT count(*) - count(DISTINCT (hour, slot >> 32)), count(DISTINCT slot >> 32) FROM optout.discard_ledger'),
+	'0|2', 'each for itself');
 
 # Where guards are left on meanwhile, they drop what had been stored of those who
 # are opted out; the ledgers do not collide, and replication goes on.
