@@ -117,6 +117,7 @@ exact('three workers', 200);
 like(errors_of($coordinator, "SET citus.enable_unsafe_triggers = $_; SELECT create_reference_table('optout.opt_out_period')"), qr/has triggers|cannot be a trigger/,
 	"the list is not distributed, unsafe triggers $_")
   for 'off', 'on';
+like(errors_of($coordinator, "SELECT create_reference_table('optout.product_user')"), qr/has triggers/, 'nor is the directory');
 is(on_coordinator(q{SELECT optout.accepts('u1')}), 'f', 'the list is as before');
 is(on_coordinator(q{SELECT optout.enroll('new'), optout.sign_in('new')}), '|t', 'enroll and sign in');
 
