@@ -262,7 +262,7 @@ suite() {
 		-e 's/.* of \([0-9]*\) tests failed.*/\1/p' -e 's/^Files=.*Tests=\([0-9]*\),.*/\1/p' "$log" | tail -n 1)
 	if [ "$bad" = 1 ]; then
 		bad=$(sed -n -e 's/[^0-9]*\([0-9]*\) of [0-9]* tests failed.*/\1/p' \
-			-e 's/.*Failed \([0-9]*\)\/[0-9]* subtests.*/\1/p' "$log" | tail -n 1)
+			-e 's/.*Failed \([0-9]*\)\/[0-9]* subtests.*/\1/p' "$log" | awk '{ all += $1 } END { if (NR) print all }')
 		bad=${bad:-1}
 		if [ -f "$work/src/regression.diffs" ]; then
 			cat "$work/src/regression.diffs"
