@@ -38,6 +38,7 @@ typedef struct EventPayload
 	Datum		opened;
 } EventPayload;
 
+static bool event_parse_argument(const char *string, EventArgument *argument);
 static bool event_is_accepted_at_once(const EventShape *shape, TupleTableSlot *slot);
 static text *event_ident(const EventShape *shape, const EventSource *source,
 						 TupleTableSlot *slot, EventPayload *payload);
@@ -53,7 +54,7 @@ static bool event_same_text(text *a, text *b);
 /*
  * Read one argument of a trigger.  False if it is none that we know.
  */
-bool
+static bool
 event_parse_argument(const char *string, EventArgument *argument)
 {
 	const char *separator = strchr(string, '=');

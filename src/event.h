@@ -60,7 +60,6 @@ typedef struct EventShape
 
 extern const char *const event_role_names[EVENT_ROLES];
 
-extern bool event_parse_argument(const char *string, EventArgument *argument);
 extern List *event_parse_arguments(int nargs, char **args, int nattrs, const int16 *attnums);
 
 extern AttrNumber event_check_column(Relation rel, EventRole role, const char *colname,

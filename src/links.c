@@ -77,6 +77,9 @@ extern Datum optout_verify(PG_FUNCTION_ARGS);
 /* read by the upgrade script only */
 static bool subscribers_updated = false;
 
+static uint64 links_execute(text *organization, const UserIds *ids, const char *command);
+static uint64 links_select_count(text *organization, const UserIds *ids, const char *query);
+static UserIds links_select_ids(text *organization, const UserIds *ids, const char *query);
 static int	links_compare(const Link *a, const Link *b);
 static Links links_make(Datum *users, Datum *aliases, int count);
 static ArrayType *links_user_array(const Links *links);
@@ -264,13 +267,48 @@ links_exist(text *organization, AttrNumber attnum, text *id)
 }
 
 /*
+ * Commands whose parameters are the organization ($1) and an array of ids ($2):
+ * these return how many rows were changed, a count, and ids.
+ */
+static uint64
+links_execute(text *organization, const UserIds *ids, const char *command)
+{
+	Oid			argtypes[2] = {TEXTOID, TEXTARRAYOID};
+	Datum		values[2];
+
+	values[0] = PointerGetDatum(organization);
+	values[1] = PointerGetDatum(user_ids_to_array(ids));
+	return tables_execute(command, 2, argtypes, values, NULL);
+}
+
+static uint64
+links_select_count(text *organization, const UserIds *ids, const char *query)
+{
+	Oid			argtypes[2] = {TEXTOID, TEXTARRAYOID};
+	Datum		values[2];
+
+	values[0] = PointerGetDatum(organization);
+	values[1] = PointerGetDatum(user_ids_to_array(ids));
+	return tables_select_count(query, 2, argtypes, values, NULL);
+}
+
+static UserIds
+links_select_ids(text *organization, const UserIds *ids, const char *query)
+{
+	Oid			argtypes[2] = {TEXTOID, TEXTARRAYOID};
+	Datum		values[2];
+
+	values[0] = PointerGetDatum(organization);
+	values[1] = PointerGetDatum(user_ids_to_array(ids));
+	return tables_select_ids(query, 2, argtypes, values);
+}
+
+/*
  * Raise an error (42704) if one of these users is an alias.
  */
 void
 links_refuse_aliases(text *organization, const UserIds *users)
 {
-	Oid			argtypes[2] = {TEXTOID, TEXTARRAYOID};
-	Datum		values[2];
 	UserIds		found;
 
 	if (!tables_has_aliases() ||
@@ -279,11 +317,9 @@ links_refuse_aliases(text *organization, const UserIds *users)
 		return;
 
 	/* the alias and, after it, its user */
-	values[0] = PointerGetDatum(organization);
-	values[1] = PointerGetDatum(user_ids_to_array(users));
-	found = tables_select_ids("SELECT unnest(ARRAY[o.alias, o.user_id]) FROM "
-							  "(SELECT a.alias, a.user_id " EACH_ALIAS "ORDER BY a.alias) AS o",
-							  2, argtypes, values);
+	found = links_select_ids(organization, users,
+							 "SELECT unnest(ARRAY[o.alias, o.user_id]) FROM "
+							 "(SELECT a.alias, a.user_id " EACH_ALIAS "ORDER BY a.alias) AS o");
 	if (found.count > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -301,8 +337,6 @@ links_refuse_aliases(text *organization, const UserIds *users)
 UserIds
 links_find(text *organization, const UserIds *users)
 {
-	Oid			argtypes[2] = {TEXTOID, TEXTARRAYOID};
-	Datum		values[2];
 	UserIds		none = {0, NULL};
 
 	if (users->count == 0 || !tables_has_aliases() ||
@@ -310,13 +344,11 @@ links_find(text *organization, const UserIds *users)
 					 users->count == 1 ? DatumGetTextPP(users->ids[0]) : NULL))
 		return none;
 
-	values[0] = PointerGetDatum(organization);
-	values[1] = PointerGetDatum(user_ids_to_array(users));
-	return tables_select_ids("SELECT a.alias FROM unnest($2) AS u (user_id) CROSS JOIN LATERAL "
-							 "(SELECT a.alias FROM optout.user_alias a "
-							 "WHERE a.organization = $1 AND a.user_id = u.user_id OFFSET 0) AS a "
-							 "ORDER BY a.alias",
-							 2, argtypes, values);
+	return links_select_ids(organization, users,
+							"SELECT a.alias FROM unnest($2) AS u (user_id) CROSS JOIN LATERAL "
+							"(SELECT a.alias FROM optout.user_alias a "
+							"WHERE a.organization = $1 AND a.user_id = u.user_id OFFSET 0) AS a "
+							"ORDER BY a.alias");
 }
 
 /*
@@ -325,13 +357,8 @@ links_find(text *organization, const UserIds *users)
 UserIds
 links_owners(text *organization, const UserIds *aliases)
 {
-	Oid			argtypes[2] = {TEXTOID, TEXTARRAYOID};
-	Datum		values[2];
-
-	values[0] = PointerGetDatum(organization);
-	values[1] = PointerGetDatum(user_ids_to_array(aliases));
-	return tables_select_ids("SELECT DISTINCT a.user_id " EACH_ALIAS "ORDER BY a.user_id",
-							 2, argtypes, values);
+	return links_select_ids(organization, aliases,
+							"SELECT DISTINCT a.user_id " EACH_ALIAS "ORDER BY a.user_id");
 }
 
 /*
@@ -547,22 +574,17 @@ links_refuse_persons(text *organization, const UserIds *aliases)
 uint64
 links_copy_periods(text *organization, const UserIds *aliases, bool only_open)
 {
-	Oid			argtypes[2] = {TEXTOID, TEXTARRAYOID};
-	Datum		values[2];
-
-	values[0] = PointerGetDatum(organization);
-	values[1] = PointerGetDatum(user_ids_to_array(aliases));
-	return tables_execute(psprintf("INSERT INTO optout.opt_out_period "
-								   "(organization, user_id, opted_out_at, opted_in_at, "
-								   "opted_out_by, opted_in_by, reason, alias_of, "
-								   "opted_out_actor, opted_in_actor, opted_in_reason) "
-								   "SELECT p.organization, a.alias, p.opted_out_at, p.opted_in_at, "
-								   "p.opted_out_by, p.opted_in_by, p.reason, a.user_id, "
-								   "p.opted_out_actor, p.opted_in_actor, p.opted_in_reason "
-								   EACH_ALIAS EACH_PERIOD_OF("a.user_id")
-								   "%s ON CONFLICT DO NOTHING",
-								   only_open ? "WHERE p.opted_in_at IS NULL" : ""),
-						  2, argtypes, values, NULL);
+	return links_execute(organization, aliases,
+						 psprintf("INSERT INTO optout.opt_out_period "
+								  "(organization, user_id, opted_out_at, opted_in_at, "
+								  "opted_out_by, opted_in_by, reason, alias_of, "
+								  "opted_out_actor, opted_in_actor, opted_in_reason) "
+								  "SELECT p.organization, a.alias, p.opted_out_at, p.opted_in_at, "
+								  "p.opted_out_by, p.opted_in_by, p.reason, a.user_id, "
+								  "p.opted_out_actor, p.opted_in_actor, p.opted_in_reason "
+								  EACH_ALIAS EACH_PERIOD_OF("a.user_id")
+								  "%s ON CONFLICT DO NOTHING",
+								  only_open ? "WHERE p.opted_in_at IS NULL" : ""));
 }
 
 /*
@@ -572,21 +594,16 @@ links_copy_periods(text *organization, const UserIds *aliases, bool only_open)
 uint64
 links_close_periods(text *organization, const UserIds *aliases)
 {
-	Oid			argtypes[2] = {TEXTOID, TEXTARRAYOID};
-	Datum		values[2];
-
-	values[0] = PointerGetDatum(organization);
-	values[1] = PointerGetDatum(user_ids_to_array(aliases));
-	return tables_execute("UPDATE optout.opt_out_period AS u "
-						  "SET opted_in_at = o.opted_in_at, opted_in_by = o.opted_in_by, "
-						  "opted_in_actor = o.opted_in_actor, opted_in_reason = o.opted_in_reason "
-						  "FROM (SELECT c.ctid, p.opted_in_at, p.opted_in_by, p.opted_in_actor, p.opted_in_reason "
-						  EACH_ALIAS EACH_PERIOD_OF("a.user_id") "CROSS JOIN LATERAL "
-						  "(SELECT c.ctid FROM optout.opt_out_period c "
-						  "WHERE c.organization = $1 AND c.user_id = a.alias AND c.alias_of = a.user_id "
-						  "AND c.opted_out_at = p.opted_out_at AND c.opted_in_at IS NULL OFFSET 0) AS c "
-						  "WHERE p.opted_in_at IS NOT NULL) AS o WHERE u.ctid = o.ctid",
-						  2, argtypes, values, NULL);
+	return links_execute(organization, aliases,
+						 "UPDATE optout.opt_out_period AS u "
+						 "SET opted_in_at = o.opted_in_at, opted_in_by = o.opted_in_by, "
+						 "opted_in_actor = o.opted_in_actor, opted_in_reason = o.opted_in_reason "
+						 "FROM (SELECT c.ctid, p.opted_in_at, p.opted_in_by, p.opted_in_actor, p.opted_in_reason "
+						 EACH_ALIAS EACH_PERIOD_OF("a.user_id") "CROSS JOIN LATERAL "
+						 "(SELECT c.ctid FROM optout.opt_out_period c "
+						 "WHERE c.organization = $1 AND c.user_id = a.alias AND c.alias_of = a.user_id "
+						 "AND c.opted_out_at = p.opted_out_at AND c.opted_in_at IS NULL OFFSET 0) AS c "
+						 "WHERE p.opted_in_at IS NOT NULL) AS o WHERE u.ctid = o.ctid");
 }
 
 /*
@@ -595,17 +612,13 @@ links_close_periods(text *organization, const UserIds *aliases)
 void
 links_refuse_opted_out(text *organization, const UserIds *aliases)
 {
-	Oid			argtypes[2] = {TEXTOID, TEXTARRAYOID};
-	Datum		values[2];
 	UserIds		found;
 
-	values[0] = PointerGetDatum(organization);
-	values[1] = PointerGetDatum(user_ids_to_array(aliases));
 	/* the alias and, after it, its user */
-	found = tables_select_ids("SELECT unnest(ARRAY[o.alias, o.user_id]) FROM "
-							  "(SELECT a.alias, a.user_id " EACH_ALIAS EACH_PERIOD_OF("a.user_id")
-							  "WHERE p.opted_in_at IS NULL ORDER BY a.alias) AS o",
-							  2, argtypes, values);
+	found = links_select_ids(organization, aliases,
+							 "SELECT unnest(ARRAY[o.alias, o.user_id]) FROM "
+							 "(SELECT a.alias, a.user_id " EACH_ALIAS EACH_PERIOD_OF("a.user_id")
+							 "WHERE p.opted_in_at IS NULL ORDER BY a.alias) AS o");
 	if (found.count > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -623,13 +636,8 @@ links_refuse_opted_out(text *organization, const UserIds *aliases)
 uint64
 links_count_periods(text *organization, const UserIds *aliases)
 {
-	Oid			argtypes[2] = {TEXTOID, TEXTARRAYOID};
-	Datum		values[2];
-
-	values[0] = PointerGetDatum(organization);
-	values[1] = PointerGetDatum(user_ids_to_array(aliases));
-	return tables_select_count("SELECT count(*) " EACH_ALIAS EACH_PERIOD_OF("a.user_id"),
-							   2, argtypes, values, NULL);
+	return links_select_count(organization, aliases,
+							  "SELECT count(*) " EACH_ALIAS EACH_PERIOD_OF("a.user_id"));
 }
 
 /*
@@ -639,19 +647,14 @@ links_count_periods(text *organization, const UserIds *aliases)
 uint64
 links_delete(text *organization, const UserIds *aliases)
 {
-	Oid			argtypes[2] = {TEXTOID, TEXTARRAYOID};
-	Datum		values[2];
-
-	values[0] = PointerGetDatum(organization);
-	values[1] = PointerGetDatum(user_ids_to_array(aliases));
-	return tables_select_count("WITH a AS ("
-							   "DELETE FROM optout.user_alias a "
-							   "WHERE a.organization = $1 AND a.alias = ANY ($2) RETURNING a.alias"
-							   "), p AS ("
-							   "DELETE FROM optout.opt_out_period p "
-							   "WHERE p.organization = $1 AND p.user_id = ANY ($2) AND p.alias_of IS NOT NULL"
-							   ") SELECT count(*) FROM a",
-							   2, argtypes, values, NULL);
+	return links_select_count(organization, aliases,
+							  "WITH a AS ("
+							  "DELETE FROM optout.user_alias a "
+							  "WHERE a.organization = $1 AND a.alias = ANY ($2) RETURNING a.alias"
+							  "), p AS ("
+							  "DELETE FROM optout.opt_out_period p "
+							  "WHERE p.organization = $1 AND p.user_id = ANY ($2) AND p.alias_of IS NOT NULL"
+							  ") SELECT count(*) FROM a");
 }
 
 /*
