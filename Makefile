@@ -73,30 +73,30 @@ test:
 	@test/run
 
 matrix:
-	@test/matrix
+	@test/lab/matrix
 
 check-hardened:
-	@test/hardened
+	@test/lab/hardened
 
 bench:
-	@test/bench/run
+	@test/lab/bench/run
 
 # the rows for a list of 10 million, which fits no processor's cache
 bench-large:
-	@test/bench/run large
+	@test/lab/bench/run large
 
 # the leak hunt of "make test", for longer
 soak:
-	@test/soak/run
+	@test/lab/soak/run
 
 fuzz:
-	@test/fuzz/run
+	@test/lab/fuzz/run
 
 recipes:
-	@test/recipes
+	@test/lab/recipes
 
 clients:
-	@test/clients/run
+	@test/lab/clients/run
 
 # the archive for PGXN
 DISTVERSION = $(shell sed -n '1,/"version"/s/.*"version": "\(.*\)".*/\1/p' META.json)

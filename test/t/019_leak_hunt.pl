@@ -16,7 +16,7 @@ if (system('pgbench --version >/dev/null 2>&1') != 0)
 	plan skip_all => 'there is no pgbench';
 }
 
-my $hunt = "$FindBin::RealBin/../soak/hunt";
+my $hunt = "$FindBin::RealBin/../lab/soak/hunt";
 my $node = new_server('main', {}, 'max_prepared_transactions = 20');
 
 for my $preload ('', 'optout', 'optout')

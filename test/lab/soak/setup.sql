@@ -1,4 +1,4 @@
--- What the leak hunt keeps in the database; test/soak/hunt runs it once.
+-- What the leak hunt keeps in the database; test/lab/soak/hunt runs it once.
 --
 -- Events carry two clocks: "sent", taken before the filter is asked, and
 -- "finished", taken after it has answered.  Calls of administrators carry two as

@@ -2,7 +2,7 @@
  * bench_floor.c
  *		What the benchmark measures against, and its clock.
  *
- * Built by test/bench/run, never installed.
+ * Built by test/lab/bench/run, never installed.
  */
 #include "postgres.h"
 

@@ -1,4 +1,4 @@
--- What the fuzz tests keep in the database; test/fuzz/run runs it once, as a
+-- What the fuzz tests keep in the database; test/lab/fuzz/run runs it once, as a
 -- superuser.
 
 ----------------------------------------------------------------------

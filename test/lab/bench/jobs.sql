@@ -2,7 +2,7 @@
 -- jobs.sql: what the benchmark measures, and the table that it makes of it.  To
 -- add a row: a comparison, and the jobs that it compares.
 --
--- The variables are those of test/bench/run, in lower case.
+-- The variables are those of test/lab/bench/run, in lower case.
 --
 -- Each phase has a list and events of its own, and a server that has just been
 -- started with this optout.filter_memory.
