@@ -17,8 +17,9 @@
 	(AssertMacro((classid) == RelationRelationId), \
 	 pg_class_ownercheck(objectid, roleid))
 #define object_aclcheck(classid, objectid, roleid, mode) \
-	(AssertMacro((classid) == ProcedureRelationId), \
-	 pg_proc_aclcheck(objectid, roleid, mode))
+	((classid) == ProcedureRelationId ? \
+	 pg_proc_aclcheck(objectid, roleid, mode) : \
+	 pg_namespace_aclcheck(objectid, roleid, mode))
 /* what a setting's check hook returns is freed with free() there */
 #define guc_malloc(elevel, size) malloc(size)
 typedef bool TU_UpdateIndexes;

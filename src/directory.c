@@ -28,7 +28,7 @@ directory_lock(text *organization, const UserIds *users)
 					  "SELECT d.ctid, u.n FROM unnest($2) WITH ORDINALITY AS u (user_id, n) "
 					  "JOIN optout.product_user d USING (user_id) "
 					  "WHERE d.organization = $1",
-					  organization, users, NULL);
+					  organization, users, LockTupleNoKeyExclusive, NULL);
 }
 
 /*

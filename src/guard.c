@@ -102,7 +102,6 @@ typedef struct Guards
 	bool		inherited;		/* a partitioned table's guard is among them */
 } Guards;
 
-static Oid	discard_function(void);
 static Guards guard_find(Relation rel, Oid function, char fires);
 static Oid	guard_namesake(Relation rel);
 static bool guard_has_any(Oid relid, Oid function);
@@ -122,6 +121,7 @@ static int64 guard_enable(Oid relid, Oid function, char fires);
 static List *guard_relations_off(Oid function);
 static char *guard_text_arg(FunctionCallInfo fcinfo, int arg);
 static EventShape *guard_shape(FunctionCallInfo fcinfo);
+static EventShape *guard_shape_of(Relation rel, const Trigger *trigger);
 
 /*
  * Open the relation given by the first argument, which must be a table that
@@ -161,8 +161,11 @@ guard_open_own_table(FunctionCallInfo fcinfo)
 	return rel;
 }
 
-static Oid
-discard_function(void)
+/*
+ * The function whose triggers are guards.
+ */
+Oid
+guard_function(void)
 {
 	Oid			function = tables_function("discard_opted_out");
 
@@ -244,7 +247,7 @@ guard_has_any(Oid relid, Oid function)
 static void
 warn_of_gaps(Relation rel)
 {
-	Oid			discard = discard_function();
+	Oid			discard = guard_function();
 	Oid			owner = rel->rd_rel->relowner;
 	bool		has_children = rel->rd_rel->relkind == RELKIND_RELATION &&
 		find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL;
@@ -301,7 +304,7 @@ warn_of_gaps(Relation rel)
 static void
 guard_warn_of_children(Relation rel)
 {
-	Oid			function = discard_function();
+	Oid			function = guard_function();
 	List	   *children = find_all_inheritors(RelationGetRelid(rel), NoLock, NULL);
 	char	   *first = NULL;
 	int			count = 0;
@@ -475,13 +478,13 @@ guard_check_relation(Relation rel)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("cannot guard \"%s\", a table of the extension itself",
 						RelationGetRelationName(rel))));
-	if (OidIsValid(namesake) && namesake != discard_function())
+	if (OidIsValid(namesake) && namesake != guard_function())
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("trigger \"%s\" of relation \"%s\" is not a guard",
 						GUARD_TRIGGER, RelationGetRelationName(rel)),
 				 errhint("Rename or drop it.")));
-	if (guard_find(rel, discard_function(), TRIGGER_FIRES_ALWAYS).inherited)
+	if (guard_find(rel, guard_function(), TRIGGER_FIRES_ALWAYS).inherited)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("partition \"%s\" is guarded through its partitioned table",
@@ -696,7 +699,7 @@ Datum
 optout_unguard(PG_FUNCTION_ARGS)
 {
 	Relation	rel = guard_open_own_table(fcinfo);
-	Guards		guards = guard_find(rel, discard_function(), TRIGGER_FIRES_ALWAYS);
+	Guards		guards = guard_find(rel, guard_function(), TRIGGER_FIRES_ALWAYS);
 	char	   *relname;
 	ListCell   *cell;
 
@@ -730,7 +733,7 @@ optout_unguard(PG_FUNCTION_ARGS)
 Datum
 optout_repair(PG_FUNCTION_ARGS)
 {
-	Oid			discard = discard_function();
+	Oid			discard = guard_function();
 	int64		count = 0;
 	ListCell   *cell;
 
@@ -830,26 +833,60 @@ static EventShape *
 guard_shape(FunctionCallInfo fcinfo)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-	Trigger    *trigger = trigdata->tg_trigger;
 	MemoryContext oldcontext;
-	List	   *arguments;
 
 	if (fcinfo->flinfo->fn_extra != NULL)
 		return fcinfo->flinfo->fn_extra;
 
 	oldcontext = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
-	arguments = event_parse_arguments(trigger->tgnargs, trigger->tgargs,
-									  trigger->tgnattr, trigger->tgattr);
+	fcinfo->flinfo->fn_extra = guard_shape_of(trigdata->tg_relation, trigdata->tg_trigger);
+	MemoryContextSwitchTo(oldcontext);
+	return fcinfo->flinfo->fn_extra;
+}
+
+static EventShape *
+guard_shape_of(Relation rel, const Trigger *trigger)
+{
+	List	   *arguments = event_parse_arguments(trigger->tgnargs, trigger->tgargs,
+												  trigger->tgnattr, trigger->tgattr);
+
 	if (arguments == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("trigger \"%s\" of relation \"%s\" does not say which columns to read",
-						trigger->tgname,
-						RelationGetRelationName(trigdata->tg_relation)),
+						trigger->tgname, RelationGetRelationName(rel)),
 				 errhint("Let optout.guard() create it.")));
-	fcinfo->flinfo->fn_extra = event_shape(trigdata->tg_relation, arguments);
-	MemoryContextSwitchTo(oldcontext);
-	return fcinfo->flinfo->fn_extra;
+	return event_shape(rel, arguments);
+}
+
+/*
+ * What the guards of a relation read of its rows, of each guard.
+ */
+List *
+guard_shapes(Relation rel)
+{
+	Oid			function = guard_function();
+	/* look-ups in catalogs can move what the relation cache has */
+	TriggerDesc *trigdesc = CopyTriggerDesc(rel->trigdesc);
+	List	   *result = NIL;
+
+	for (int i = 0; trigdesc != NULL && i < trigdesc->numtriggers; i++)
+	{
+		if (trigdesc->triggers[i].tgfoid == function)
+			result = lappend(result, guard_shape_of(rel, &trigdesc->triggers[i]));
+	}
+	return result;
+}
+
+/*
+ * The name of a guard of the relation that does not fire always; NULL if all do.
+ */
+const char *
+guard_find_off(Relation rel)
+{
+	List	   *off = guard_find(rel, guard_function(), TRIGGER_FIRES_ALWAYS).off;
+
+	return off != NIL ? linitial(off) : NULL;
 }
 
 /*

@@ -83,6 +83,7 @@ static UserIds links_select_ids(text *organization, const UserIds *ids, const ch
 static int	links_compare(const Link *a, const Link *b);
 static Links links_make(Datum *users, Datum *aliases, int count);
 static ArrayType *links_user_array(const Links *links);
+static void links_refuse_found(text *organization, UserIds found);
 static bool links_exist(text *organization, AttrNumber attnum, text *id);
 static void links_refuse_foreign(text *organization, const Links *links);
 static bool links_look_dirty(Relation rel, Oid index, text *organization, text *id,
@@ -309,17 +310,24 @@ links_select_ids(text *organization, const UserIds *ids, const char *query)
 void
 links_refuse_aliases(text *organization, const UserIds *users)
 {
-	UserIds		found;
-
 	if (!tables_has_aliases() ||
 		!links_exist(organization, Anum_alias_alias,
 					 users->count == 1 ? DatumGetTextPP(users->ids[0]) : NULL))
 		return;
 
-	/* the alias and, after it, its user */
-	found = links_select_ids(organization, users,
-							 "SELECT unnest(ARRAY[o.alias, o.user_id]) FROM "
-							 "(SELECT a.alias, a.user_id " EACH_ALIAS "ORDER BY a.alias) AS o");
+	links_refuse_found(organization,
+					   links_select_ids(organization, users,
+										"SELECT unnest(ARRAY[o.alias, o.user_id]) FROM "
+										"(SELECT a.alias, a.user_id " EACH_ALIAS "ORDER BY a.alias) AS o"));
+}
+
+/*
+ * Raise the error for the first of these, which are aliases, each followed by its
+ * user.
+ */
+static void
+links_refuse_found(text *organization, UserIds found)
+{
 	if (found.count > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -352,6 +360,38 @@ links_find(text *organization, const UserIds *users)
 }
 
 /*
+ * The aliases of the users, on a subscriber too, which knows them by their periods
+ * only.
+ */
+UserIds
+links_find_known(text *organization, const UserIds *users)
+{
+	return links_select_ids(organization, users,
+							"SELECT k.alias FROM (SELECT a.alias FROM unnest($2) AS u (user_id) CROSS JOIN LATERAL "
+							"(SELECT a.alias FROM optout.user_alias a "
+							"WHERE a.organization = $1 AND a.user_id = u.user_id OFFSET 0) AS a "
+							"UNION SELECT p.user_id FROM unnest($2) AS u (user_id) CROSS JOIN LATERAL "
+							"(SELECT p.user_id FROM optout.opt_out_period p "
+							"WHERE p.organization = $1 AND p.alias_of = u.user_id OFFSET 0) AS p) AS k "
+							"ORDER BY k.alias");
+}
+
+/*
+ * Raise an error (42704) if one of these users is an alias, likewise.
+ */
+void
+links_refuse_known_aliases(text *organization, const UserIds *users)
+{
+	links_refuse_found(organization,
+					   links_select_ids(organization, users,
+										"SELECT unnest(ARRAY[o.alias, o.user_id]) FROM "
+										"(SELECT a.alias, a.user_id " EACH_ALIAS
+										"UNION SELECT p.user_id, p.alias_of FROM unnest($2) AS l (alias) "
+										EACH_PERIOD_OF("l.alias") "WHERE p.alias_of IS NOT NULL "
+										"ORDER BY 1) AS o"));
+}
+
+/*
  * The users whose aliases these are.
  */
 UserIds
@@ -372,7 +412,7 @@ links_lock(text *organization, const UserIds *aliases)
 					  "SELECT a.ctid, l.n FROM unnest($2) WITH ORDINALITY AS l (alias, n) "
 					  "CROSS JOIN LATERAL (SELECT a.ctid FROM optout.user_alias a "
 					  "WHERE a.organization = $1 AND a.alias = l.alias OFFSET 0) AS a",
-					  organization, aliases, NULL);
+					  organization, aliases, LockTupleNoKeyExclusive, NULL);
 }
 
 /*

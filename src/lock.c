@@ -11,6 +11,11 @@
  *
  * Everybody locks rows in the order of their users' ids, so nobody waits for
  * somebody who waits for them.
+ *
+ * Whoever waits for a row holds no more than AccessShareLock on its table, unless
+ * the transaction has done more before.  For purge() (purge.c) lets others wait for
+ * rows of the state table while it waits itself for all who hold more on it, as
+ * those do who have asked the filter (settle.c).
  */
 #include "postgres.h"
 
@@ -31,19 +36,20 @@
 #define Anum_organization 1
 #define Anum_user_id 2
 
-static uint64 lock_all_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys);
+static uint64 lock_all_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys, LockTupleMode mode);
 static ItemPointer lock_find_rows(const char *query, text *organization, const UserIds *users,
 								  Snapshot snapshot);
 static void lock_save_tids(void *arg);
-static bool lock_row_at(Relation rel, ItemPointer tid, Snapshot snapshot, TupleTableSlot *slot);
+static bool lock_row_at(Relation rel, ItemPointer tid, Snapshot snapshot, LockTupleMode mode,
+						TupleTableSlot *slot);
 
 /*
  * Lock the rows that equal the keys until the transaction ends, as SELECT ...
- * FOR NO KEY UPDATE does, waiting for whoever is changing them.  Returns how many
- * there are once nobody is.
+ * FOR does, waiting for whoever is changing them.  Returns how many there are once
+ * nobody is.
  */
 static uint64
-lock_all_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys)
+lock_all_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys, LockTupleMode mode)
 {
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	uint64		found;
@@ -67,7 +73,7 @@ lock_all_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys)
 
 			result = table_tuple_lock(rel, &tid, scan.snapshot, slot,
 									  GetCurrentCommandId(false),
-									  LockTupleNoKeyExclusive, LockWaitBlock,
+									  mode, LockWaitBlock,
 									  TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS |
 									  TUPLE_LOCK_FLAG_FIND_LAST_VERSION,
 									  &tmfd);
@@ -147,13 +153,13 @@ lock_save_tids(void *arg)
  * since.  As long as the snapshot is registered, no other row can be there.
  */
 static bool
-lock_row_at(Relation rel, ItemPointer tid, Snapshot snapshot, TupleTableSlot *slot)
+lock_row_at(Relation rel, ItemPointer tid, Snapshot snapshot, LockTupleMode mode, TupleTableSlot *slot)
 {
 	TM_FailureData tmfd;
 	TM_Result	result;
 
 	result = table_tuple_lock(rel, tid, snapshot, slot, GetCurrentCommandId(false),
-							  LockTupleNoKeyExclusive, LockWaitBlock, 0, &tmfd);
+							  mode, LockWaitBlock, 0, &tmfd);
 	ExecClearTuple(slot);
 	return result == TM_Ok;
 }
@@ -169,9 +175,9 @@ lock_row_at(Relation rel, ItemPointer tid, Snapshot snapshot, TupleTableSlot *sl
 UserIds
 lock_users(const char *table, const char *index, bool user_id_first,
 		   const char *query, text *organization, const UserIds *users,
-		   uint64 *nrows)
+		   LockTupleMode mode, uint64 *nrows)
 {
-	Relation	rel = tables_open(table, RowExclusiveLock);
+	Relation	rel = tables_open(table, AccessShareLock);
 	Oid			indexid = tables_index(rel, index);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	Snapshot	snapshot = NULL;
@@ -197,12 +203,12 @@ lock_users(const char *table, const char *index, bool user_id_first,
 		if (users->count >= MANY_USERS)
 			progress_set(i);
 		found = tids != NULL && ItemPointerIsValid(&tids[i]) &&
-			lock_row_at(rel, &tids[i], snapshot, slot);
+			lock_row_at(rel, &tids[i], snapshot, mode, slot);
 		if (found == 0)
 		{
 			tables_key(&keys[user_id_first ? 1 : 0], Anum_organization, organization);
 			tables_key(&keys[user_id_first ? 0 : 1], Anum_user_id, DatumGetTextPP(users->ids[i]));
-			found = lock_all_rows(rel, indexid, 2, keys);
+			found = lock_all_rows(rel, indexid, 2, keys, mode);
 		}
 		if (found > 0)
 			result.ids[result.count++] = users->ids[i];

@@ -31,6 +31,8 @@
  *	directory.c		who there is
  *	links.c			other ids of theirs
  *	admin.c			what administrators call
+ *	match.c			which stored rows are somebody's
+ *	purge.c			what was stored before, and its deletion
  *	support.c		what the planner is told
  *	status.c		what the administrator is told
  *

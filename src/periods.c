@@ -39,6 +39,7 @@
 #define Anum_period_opted_out_at 3
 #define Anum_period_opted_in_at 4
 
+static UserIds periods_lock_open_as(text *organization, const UserIds *users, LockTupleMode mode);
 
 /* what goes into opted_out_by and opted_in_by: the effective caller */
 Datum
@@ -225,11 +226,44 @@ periods_estimate(void)
 UserIds
 periods_lock_open(text *organization, const UserIds *users)
 {
+	return periods_lock_open_as(organization, users, LockTupleNoKeyExclusive);
+}
+
+/*
+ * The same for whoever wants them to stay open and changes nothing: others may do
+ * so as well.  The directory does not matter then.
+ */
+UserIds
+periods_share_open(text *organization, const UserIds *users)
+{
+	return periods_lock_open_as(organization, users, LockTupleShare);
+}
+
+/*
+ * Those of the users who have an open period, which may end at any time.
+ */
+UserIds
+periods_find_open(text *organization, const UserIds *users)
+{
+	Oid			argtypes[2] = {TEXTOID, TEXTARRAYOID};
+	Datum		values[2];
+
+	values[0] = PointerGetDatum(organization);
+	values[1] = PointerGetDatum(user_ids_to_array(users));
+	return tables_select_ids("SELECT p.user_id FROM unnest($2) AS u (user_id) "
+							 "JOIN optout.opt_out_period p USING (user_id) "
+							 "WHERE p.organization = $1 AND p.opted_in_at IS NULL ORDER BY p.user_id",
+							 2, argtypes, values);
+}
+
+static UserIds
+periods_lock_open_as(text *organization, const UserIds *users, LockTupleMode mode)
+{
 	return lock_users("opt_out_period", "opt_out_period_open_key", false,
 					  "SELECT p.ctid, u.n FROM unnest($2) WITH ORDINALITY AS u (user_id, n) "
 					  "JOIN optout.opt_out_period p USING (user_id) "
 					  "WHERE p.organization = $1 AND p.opted_in_at IS NULL",
-					  organization, users, NULL);
+					  organization, users, mode, NULL);
 }
 
 /*
@@ -242,7 +276,7 @@ periods_lock(text *organization, const UserIds *users)
 	uint64		nperiods;
 
 	(void) lock_users("opt_out_period", "opt_out_period_pkey", true, NULL,
-					  organization, users, &nperiods);
+					  organization, users, LockTupleNoKeyExclusive, &nperiods);
 	return nperiods;
 }
 

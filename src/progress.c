@@ -5,7 +5,7 @@
  *
  * It is for those that administer many users at once.  A million take seconds, on
  * a slow disk or behind locks minutes, and whoever waits for them has to decide
- * whether to go on waiting.
+ * whether to go on waiting.  A purge may take long for a single user.
  *
  * A command that runs has an entry in shared memory, which others read without a
  * lock.  A backend claims a free one by writing its process id to it; after that
@@ -66,6 +66,7 @@ static const Wording commands[] = {
 	[PROGRESS_FORGET] = {"forget", "forgetting"},
 	[PROGRESS_LINK] = {"link", "linking"},
 	[PROGRESS_UNLINK] = {"unlink", "unlinking"},
+	[PROGRESS_PURGE] = {"purge", "purging"},
 };
 
 /* in the log: so many of so many ... */
@@ -80,6 +81,9 @@ static const Wording phases[] = {
 	[PROGRESS_LOCKING_ALIASES] = {"locking aliases", "aliases locked"},
 	[PROGRESS_WRITING_ALIASES] = {"writing aliases", "aliases written"},
 	[PROGRESS_CHECKING_ALIASES] = {"checking aliases", "aliases checked"},
+	[PROGRESS_LOCKING_TABLES] = {"locking tables", "tables locked"},
+	[PROGRESS_SETTLING] = {"waiting for transactions", "transactions waited for"},
+	[PROGRESS_PURGING] = {"deleting events", "tables purged"},
 };
 
 Running    *progress_running = NULL;
