@@ -866,6 +866,7 @@ List *
 guard_shapes(Relation rel)
 {
 	Oid			function = guard_function();
+
 	/* look-ups in catalogs can move what the relation cache has */
 	TriggerDesc *trigdesc = CopyTriggerDesc(rel->trigdesc);
 	List	   *result = NIL;

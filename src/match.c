@@ -290,7 +290,10 @@ match_source(Relation rel, const EventShape *shape, const EventSource *source, c
 		return result;
 	}
 
-	/* an index may be on either form; both give the same, if the latter does at all */
+	/*
+	 * an index may be on either form; both give the same, if the latter does
+	 * at all
+	 */
 	keys = match_keys(source->path);
 	chain = match_chain(document, source->path);
 	result->condition = psprintf("(%s #>> %s = %s AND jsonb_typeof(%s #> %s) IN ('string', 'number')%s)",

@@ -40,7 +40,8 @@ typedef enum MatchHolder
 {
 	MATCH_OURS,					/* the organization's, if not all of them */
 	MATCH_OTHERS,				/* all are another organization's */
-	MATCH_WRITERS				/* all count as another's, which the setting names */
+	MATCH_WRITERS				/* all count as another's, which the setting
+								 * names */
 } MatchHolder;
 
 extern MatchHolder match_holder(List *shapes, text *organization);

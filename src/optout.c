@@ -32,7 +32,8 @@
  *	links.c			other ids of theirs
  *	admin.c			what administrators call
  *	match.c			which stored rows are somebody's
- *	purge.c			what was stored before, and its deletion
+ *	stored.c		what guarded tables hold
+ *	purge.c			its deletion
  *	support.c		what the planner is told
  *	status.c		what the administrator is told
  *
