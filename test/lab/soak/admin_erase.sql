@@ -1,4 +1,4 @@
--- Opt out a user and erase what was stored of them, as README.md tells to; then
+-- Opt out a user and erase what was stored of them, as doc/recipes.md tells to; then
 -- opt them in again.
 \set o random(0, 1)
 \set e random(0, 1) * 2 + :client_id
