@@ -17,6 +17,33 @@ REVOKE ALL ON TYPE optout.period_change FROM PUBLIC;
 -- Sessions look for it when the table's definition changes, as it does below by a
 -- command that keeps writers off until sessions have been told: ADD COLUMN.
 
+-- Sessions that have loaded the library of 1.1 do not, and would go by what they
+-- remember.  So the filter gets new symbols, which that library does not have.
+CREATE OR REPLACE FUNCTION optout.accepts(user_id text, organization text DEFAULT NULL, occurred_at timestamptz DEFAULT NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'optout_accepts_text_1_2' LANGUAGE C STABLE PARALLEL UNSAFE
+SUPPORT optout.accepts_support;
+CREATE OR REPLACE FUNCTION optout.accepts(user_id uuid, organization text DEFAULT NULL, occurred_at timestamptz DEFAULT NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'optout_accepts_uuid_1_2' LANGUAGE C STABLE PARALLEL UNSAFE
+SUPPORT optout.accepts_support;
+CREATE OR REPLACE FUNCTION optout.accepts(user_id bigint, organization text DEFAULT NULL, occurred_at timestamptz DEFAULT NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'optout_accepts_bigint_1_2' LANGUAGE C STABLE PARALLEL UNSAFE
+SUPPORT optout.accepts_support;
+CREATE OR REPLACE FUNCTION optout.is_opted_out(user_id text, organization text DEFAULT NULL, at timestamptz DEFAULT NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'optout_is_opted_out_text_1_2' LANGUAGE C STABLE PARALLEL SAFE
+SUPPORT optout.is_opted_out_support;
+CREATE OR REPLACE FUNCTION optout.is_opted_out(user_id uuid, organization text DEFAULT NULL, at timestamptz DEFAULT NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'optout_is_opted_out_uuid_1_2' LANGUAGE C STABLE PARALLEL SAFE
+SUPPORT optout.is_opted_out_support;
+CREATE OR REPLACE FUNCTION optout.is_opted_out(user_id bigint, organization text DEFAULT NULL, at timestamptz DEFAULT NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'optout_is_opted_out_bigint_1_2' LANGUAGE C STABLE PARALLEL SAFE
+SUPPORT optout.is_opted_out_support;
+
 -- One column of ids as ever, or several, or paths into documents.  varchar, for with
 -- text calls of the other form would be ambiguous.
 CREATE FUNCTION optout.guard(relation regclass, user_ids text[], organization varchar DEFAULT NULL,
@@ -106,10 +133,10 @@ REVOKE ALL ON FUNCTION optout.guard_view(regclass, text) FROM PUBLIC;
 -- It gets an argument and stays the same procedure, so that grants and comments
 -- stay.  An overload would be ambiguous.
 CREATE PROCEDURE optout.settle_with_timeout(timeout interval DEFAULT NULL)
-AS 'MODULE_PATHNAME', 'optout_settle' LANGUAGE C;
+AS 'MODULE_PATHNAME', 'optout_settle_1_2' LANGUAGE C;
 UPDATE pg_catalog.pg_proc p
    SET pronargs = n.pronargs, proargtypes = n.proargtypes, proargnames = n.proargnames,
-	   pronargdefaults = n.pronargdefaults, proargdefaults = n.proargdefaults
+	   pronargdefaults = n.pronargdefaults, proargdefaults = n.proargdefaults, prosrc = n.prosrc
   FROM pg_catalog.pg_proc n
  WHERE p.oid = 'optout.settle()'::pg_catalog.regprocedure
    AND n.oid = 'optout.settle_with_timeout(interval)'::pg_catalog.regprocedure;
