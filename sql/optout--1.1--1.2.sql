@@ -88,7 +88,7 @@ COMMENT ON FUNCTION optout.unguard(regclass) IS
 CREATE TABLE optout.guard_rule (
 	schema name NOT NULL,
 	user_ids text[] NOT NULL,
-	organization text,
+	organization text COLLATE pg_catalog."C",
 	occurred_at text,
 	payload name,
 	time_zone text,
@@ -739,7 +739,7 @@ SELECT g.relation,
 	   JOIN pg_catalog.pg_class c ON c.oid = g.relation
 	   JOIN ruled r ON r.relnamespace = c.relnamespace
 	   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = r.attname
- WHERE NOT g.by_rule AND a.attname::text <> ALL (g.user_ids || g.payload::text)
+ WHERE NOT g.by_rule AND a.attname::text <> ALL (g.user_ids) AND a.attname IS DISTINCT FROM g.payload
  GROUP BY g.relation
  UNION ALL
 SELECT b.relid::pg_catalog.regclass,

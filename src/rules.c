@@ -64,6 +64,7 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "storage/lmgr.h"
+#include "storage/lock.h"
 #include "tcop/deparse_utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -128,6 +129,7 @@ static bool rules_alters(const AlterTableStmt *stmt);
 static RulesWork rules_collect(void);
 static void rules_collect_simple(RulesWork *work, const CollectedCommand *command);
 static void rules_collect_altered(RulesWork *work, const CollectedCommand *command);
+static void rules_add_partition(RulesWork *work, Oid relid, const char *relname);
 static void rules_add_with_heirs(RulesWork *work, Oid relid);
 static List *rules_tables_with(AttrNumber attnum, Oid value);
 static void rules_look_at_schema(Oid nspid, const RulesReason *reason);
@@ -602,18 +604,52 @@ rules_collect_altered(RulesWork *work, const CollectedCommand *command)
 	{
 		const CollectedATSubcmd *subcmd = lfirst(cell);
 
-		switch (castNode(AlterTableCmd, subcmd->parsetree)->subtype)
+		const AlterTableCmd *cmd = castNode(AlterTableCmd, subcmd->parsetree);
+
+		switch (cmd->subtype)
 		{
 			case AT_AttachPartition:
 			case AT_DetachPartition:
 			case AT_DetachPartitionFinalize:
-				/* the partition */
-				rules_add_with_heirs(work, subcmd->address.objectId);
+				rules_add_partition(work, subcmd->address.objectId, ((PartitionCmd *) cmd->def)->name->relname);
 				break;
 			default:
 				break;
 		}
 	}
+}
+
+/*
+ * The partition that has been attached or detached.  PostgreSQL 15 has recorded
+ * neither it nor the path that its name is to be looked up in.  But we have it locked.
+ */
+static void
+rules_add_partition(RulesWork *work, Oid relid, const char *relname)
+{
+	Relation	pg_class;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	if (OidIsValid(relid))
+	{
+		rules_add_with_heirs(work, relid);
+		return;
+	}
+	pg_class = table_open(RelationRelationId, AccessShareLock);
+	ScanKeyInit(&key, Anum_pg_class_relname, BTEqualStrategyNumber, F_NAMEEQ, CStringGetDatum(relname));
+	scan = systable_beginscan(pg_class, ClassNameNspIndexId, true, NULL, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		LOCKTAG		tag;
+
+		relid = ((Form_pg_class) GETSTRUCT(tuple))->oid;
+		SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
+		if (LockHeldByMe(&tag, AccessExclusiveLock, false))
+			rules_add_with_heirs(work, relid);
+	}
+	systable_endscan(scan);
+	table_close(pg_class, AccessShareLock);
 }
 
 /*
@@ -914,7 +950,9 @@ rules_warn(const char *what, const char *name, const ErrorData *error)
 			(errmsg_internal(what, name),
 			 errdetail("The error was: %s%s%s", error->message,
 					   error->detail != NULL ? ". " : "", error->detail != NULL ? error->detail : ""),
-			 error->hint != NULL ? errhint("%s", error->hint) : 0));
+	/* where a column is missing, the hint is for callers of guard() */
+			 error->hint != NULL && error->sqlerrcode != ERRCODE_UNDEFINED_COLUMN ?
+			 errhint("%s", error->hint) : 0));
 }
 
 /*
