@@ -21,14 +21,17 @@ class Keyed < ActiveRecord::Base
   before_create { self.id = SecureRandom.uuid }
 end
 
-def tell(way, reported)
+def tell(way, reported, offered = EVENTS.size)
   tally = ActiveRecord::Base.connection.exec_query("SELECT * FROM tally()").first
-  puts ["activerecord", way, EVENTS.size, reported, *tally.values].join(" | ")
+  puts ["activerecord", way, offered, reported, *tally.values].join(" | ")
 end
 
 [[Event, ""], [Keyed, ", own keys"], [EventIn, ", view"]].each do |model, way|
   made = EVENTS.map { |user| model.create!(user_id: user) }
   tell("create!#{way}", made.map { |event| "#{event.id ? 'key' : 'no key'}#{' persisted' if event.persisted?}" }.join(", "))
 end
+event = Event.create!(user_id: EVENTS.first)
+event.update!(what: "is saved again")
+tell("update! of what was discarded", "no error, #{Event.where(what: 'is saved again').count} rows changed", 1)
 tell("insert_all", Event.insert_all(EVENTS.map { |user| { user_id: user } }, returning: %w[user_id]).rows.join(" "))
 tell("insert_all!", Event.insert_all!(EVENTS.map { |user| { user_id: user } }, returning: %w[user_id]).rows.join(" "))
