@@ -48,6 +48,8 @@ typedef bool TU_UpdateIndexes;
 #define VXID_PROC_NUMBER(vxid) ((vxid).backendId)
 #define ProcNumberGetProc(number) BackendIdGetProc(number)
 #include "storage/sinvaladt.h"
+#include "storage/lock.h"
+#define LockHeldByMe(tag, lockmode, orstronger) LockHeldByMe(tag, lockmode)
 #else
 #define MyLocalTransactionId (MyProc->vxid.lxid)
 #define VXID_PROC_NUMBER(vxid) ((vxid).procNumber)

@@ -26,6 +26,7 @@
  *	moment.c		when a time without time zone was
  *	event.c			what the guard reads of a row
  *	guard.c			the trigger that applies them
+ *	rules.c			which tables to come get one
  *	view.c			views for clients that want a row for each event
  *	authority.c		who may do what
  *	directory.c		who there is

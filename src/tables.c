@@ -417,9 +417,16 @@ uint64
 tables_select_count(const char *query, int nargs, Oid *argtypes,
 					Datum *values, const char *nulls)
 {
+	return tables_select_count_under(query, nargs, argtypes, values, nulls, NULL);
+}
+
+uint64
+tables_select_count_under(const char *query, int nargs, Oid *argtypes,
+						  Datum *values, const char *nulls, Snapshot snapshot)
+{
 	uint64		count;
 
-	tables_execute_under(query, nargs, argtypes, values, nulls, NULL, tables_save_count, &count);
+	tables_execute_under(query, nargs, argtypes, values, nulls, snapshot, tables_save_count, &count);
 	return count;
 }
 
