@@ -690,10 +690,13 @@ COMMENT ON COLUMN optout.unmatchable.opted_out IS 'Whether the user is opted out
 REVOKE ALL ON optout.unmatchable FROM PUBLIC;
 GRANT SELECT ON optout.unmatchable TO PUBLIC;
 
+COMMENT ON VIEW optout.progress IS
+'How far commands have come that are running in this database: the adding of keys after a start, and administration of 1000 users or more by one call. It names nobody. Like pg_stat_activity, it shows the same throughout a transaction, and no session in which track_activities is off. A session shows one command, the last that has begun; none within a command whose progress the server shows, such as COPY.';
 COMMENT ON COLUMN optout.progress.command IS '''add keys'', ''enroll'', ''opt out'', ''opt in'', ''forget'', ''link'', or ''unlink''.';
 COMMENT ON COLUMN optout.progress.phase IS
 'What it is doing. ''add keys'': ''reading the table''. The others, in this order as far as they need to: ''locking users'', ''locking periods'', ''locking open periods'', ''locking aliases''; ''writing users'', ''writing aliases'', ''checking aliases'', ''writing periods'' or ''deleting''; ''updating the filter''. Periods of aliases are written after those of their users.';
-COMMENT ON COLUMN optout.progress.total IS 'How much there is to do in this phase, at most: when reading the table its blocks, else users or aliases; when deleting or copying and then updating the filter, periods.';
+COMMENT ON COLUMN optout.progress.done IS 'How much of total is done in this phase. While the command writes or deletes, it stays 0.';
+COMMENT ON COLUMN optout.progress.total IS 'How much there is to do in this phase, at most: when reading the table its blocks, else users or aliases; when deleting or copying and then updating the filter, periods, of which those of aliases are estimated.';
 
 -- Where a guard reads a path, the payload is the column to look for.
 CREATE VIEW optout.unguarded WITH (security_barrier) AS

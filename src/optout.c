@@ -49,7 +49,6 @@
 #include "ident.h"
 #include "ledger.h"
 #include "links.h"
-#include "progress.h"
 #include "replicas.h"
 #include "shared.h"
 
@@ -73,6 +72,5 @@ _PG_init(void)
 	accepts_install_hooks();
 	shared_install_hooks();
 	ledger_install_hooks();
-	progress_install_hooks();
 	MarkGUCPrefixReserved("optout");
 }

@@ -46,7 +46,7 @@ typedef struct SelectedIds
 } SelectedIds;
 
 /* so many rows of other ids are passed over before the index is searched again */
-#define WALK_STEPS 4
+#define WALK_STEPS 2
 
 static Oid	tables_namespace(bool missing_ok);
 static Oid	tables_relid(const char *relname);
