@@ -9,8 +9,7 @@
 
 #include "ident.h"
 
-extern UserIds lock_users(const char *table, const char *index, bool user_id_first,
-						  const char *query, text *organization, const UserIds *users,
-						  LockTupleMode mode, uint64 *nrows);
+extern UserIds lock_users(const char *table, const char *index, text *organization,
+						  const UserIds *users, LockTupleMode mode, uint64 *nrows);
 
 #endif							/* OPTOUT_LOCK_H */

@@ -54,7 +54,8 @@ extern UserIds periods_lock_open(text *organization, const UserIds *users);
 extern UserIds periods_share_open(text *organization, const UserIds *users);
 extern UserIds periods_find_open(text *organization, const UserIds *users);
 extern uint64 periods_open(text *organization, const UserIds *users, text *reason);
-extern uint64 periods_close(text *organization, const UserIds *users, text *reason);
+extern uint64 periods_close(text *organization, const UserIds *users, bool aliases,
+							TimestampTz at, text *reason);
 extern Datum periods_caller(void);
 
 #endif							/* OPTOUT_PERIODS_H */

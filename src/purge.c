@@ -220,13 +220,13 @@ purge_check_guards(Relation rel, LOCKMODE lockmode)
 	foreach(cell, find_all_inheritors(RelationGetRelid(rel), lockmode, NULL))
 	{
 		Relation	child = relation_open(lfirst_oid(cell), NoLock);
-		const char *off = guard_find_off(child);
+		List	   *off = guard_find(child).off;
 
-		if (off != NULL)
+		if (off != NIL)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("guard \"%s\" of table %s does not fire always",
-							off, guard_relation_name(child)),
+							(char *) linitial(off), guard_relation_name(child)),
 					 errdetail("Events can get past it."),
 					 errhint("Call optout.repair(), as a superuser or the owner of the extension.")));
 		if (rel->rd_rel->relkind == RELKIND_RELATION && guard_shapes(child) == NIL)

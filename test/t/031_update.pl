@@ -57,7 +57,7 @@ my $contents = q{
 	UNION ALL SELECT 'discards', o::text FROM optout.discards o
 	ORDER BY 1, 2};
 
-# A dump of the older version, restored as README says.
+# A dump of the older version, restored as doc/upgrading.md says.
 sub restore
 {
 	my ($dbname, $old) = @_;
