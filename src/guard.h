@@ -41,7 +41,7 @@ extern GuardRequest guard_request_from_args(FunctionCallInfo fcinfo);
 extern List *guard_user_ids(ArrayType *array);
 extern void guard_check_request(const GuardRequest *request);
 extern void guard_check_path(const GuardRequest *request, EventRole role, const char *path);
-extern void guard_payload_unused(const char *payload) pg_attribute_noreturn();
+extern void guard_payload_unused(const char *payload);
 extern void guard_note_organizations(const GuardRequest *request, const char *what, const char *name);
 
 extern Guards guard_find(Relation rel);

@@ -249,10 +249,12 @@ SELECT 'a call was not acknowledged', NULL, count(*), min(begun) - began
 		UNION ALL
 		SELECT begun FROM soak.link_action WHERE acknowledged IS NULL) AS a, soak.round
  GROUP BY began;
+-- (Short rounds on a busy machine have few events for everything there is.)
 INSERT INTO broken
 SELECT 'the round has proved nothing', what, 1, NULL
-  FROM (SELECT unnest(ARRAY['nobody had to be discarded', 'nobody as an alias', 'nobody for the past', 'nobody had to be stored']) AS what,
-			   unnest(ARRAY[bool_or(must_go), bool_or(must_go_by_alias), bool_or(must_go_by_past), bool_or(must_stay)]) AS proved
+  FROM (SELECT unnest(ARRAY['nobody had to be discarded', 'nobody had to be stored', 'nobody as an alias', 'nobody for the past']) AS what,
+			   unnest(ARRAY[bool_or(must_go), bool_or(must_stay),
+							bool_or(must_go_by_alias) OR count(*) < 10000, bool_or(must_go_by_past) OR count(*) < 10000]) AS proved
 		  FROM judged
 		 WHERE NOT views) AS p
  WHERE proved IS NOT TRUE;

@@ -160,39 +160,40 @@ CREATE FUNCTION soak.choose(organization text, OUT action bigint, OUT command te
 LANGUAGE plpgsql AS $$
 DECLARE
 	chance integer := floor(random() * 100);
-	person text := 'l' || floor(random() * 4);
+	-- some more often than others, so that more meet
+	person text := 'l' || floor(random() ^ 2 * 4);
 	aliases text[] := CASE WHEN random() < 0.7 THEN ARRAY['a' || floor(random() * 4)]
 		ELSE ARRAY['a' || floor(random() * 4), 'a' || floor(random() * 4)] END;
 	earlier timestamptz := clock_timestamp() - random() * interval '1 s';
 BEGIN
-	IF chance < 30 THEN
+	IF chance < 28 THEN
 		action := soak.intend_link(organization, aliases, person);
 		command := format('SELECT optout.link(%L, %L::text[], %L)', person, aliases, organization);
-	ELSIF chance < 46 THEN
+	ELSIF chance < 41 THEN
 		action := soak.intend_link(organization, aliases, NULL);
 		command := format('SELECT optout.unlink(%L::text[], %L, %L)', aliases, organization, random() < 0.5);
-	ELSIF chance < 72 THEN
+	ELSIF chance < 71 THEN
 		SELECT i.action, format('SELECT optout.%I(%L, %L)', i.call, person, organization) INTO action, command
 		  FROM soak.intend(random() < 0.5, organization, ARRAY[person]) AS i;
-	ELSIF chance < 78 THEN
+	ELSIF chance < 76 THEN
 		action := soak.intend_forget(organization, person);
 		command := format('SELECT optout.forget(%L, %L, true)', person, organization);
 	ELSE
 		action := nextval('soak.next_action');
 		-- retention
-		IF chance < 81 THEN
+		IF chance < 79 THEN
 			INSERT INTO soak.deletion VALUES (choose.action, choose.organization, person, clock_timestamp());
 			command := format('DELETE FROM optout.opt_out_period WHERE organization = %L AND user_id = %L AND opted_in_at < %L',
 							  organization, person, earlier);
 		-- leaves the directory, opted out or not
-		ELSIF chance < 84 THEN
+		ELSIF chance < 87 THEN
 			command := format('DELETE FROM optout.product_user WHERE organization = %L AND user_id = %L', organization, person);
-		ELSIF chance < 90 THEN
+		ELSIF chance < 92 THEN
 			command := format('SELECT soak.sign_in(%L, %L)', organization, person);
-		ELSIF chance < 95 THEN
+		ELSIF chance < 96 THEN
 			command := format('SELECT optout.enroll(%L, %L)', person, organization);
 		-- an alias that is, or is to be, a user
-		ELSIF chance < 97 THEN
+		ELSIF chance < 98 THEN
 			command := format('SELECT optout.enroll(%L, %L)', aliases[1], organization);
 		ELSE
 			command := format('SELECT optout.forget(%L, %L)', aliases[1], organization);
