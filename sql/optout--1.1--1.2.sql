@@ -17,6 +17,33 @@ REVOKE ALL ON TYPE optout.period_change FROM PUBLIC;
 -- Sessions look for it when the table's definition changes, as it does below by a
 -- command that keeps writers off until sessions have been told: ADD COLUMN.
 
+-- Sessions that have loaded the library of 1.1 do not, and would go by what they
+-- remember.  So the filter gets new symbols, which that library does not have.
+CREATE OR REPLACE FUNCTION optout.accepts(user_id text, organization text DEFAULT NULL, occurred_at timestamptz DEFAULT NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'optout_accepts_text_1_2' LANGUAGE C STABLE PARALLEL UNSAFE
+SUPPORT optout.accepts_support;
+CREATE OR REPLACE FUNCTION optout.accepts(user_id uuid, organization text DEFAULT NULL, occurred_at timestamptz DEFAULT NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'optout_accepts_uuid_1_2' LANGUAGE C STABLE PARALLEL UNSAFE
+SUPPORT optout.accepts_support;
+CREATE OR REPLACE FUNCTION optout.accepts(user_id bigint, organization text DEFAULT NULL, occurred_at timestamptz DEFAULT NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'optout_accepts_bigint_1_2' LANGUAGE C STABLE PARALLEL UNSAFE
+SUPPORT optout.accepts_support;
+CREATE OR REPLACE FUNCTION optout.is_opted_out(user_id text, organization text DEFAULT NULL, at timestamptz DEFAULT NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'optout_is_opted_out_text_1_2' LANGUAGE C STABLE PARALLEL SAFE
+SUPPORT optout.is_opted_out_support;
+CREATE OR REPLACE FUNCTION optout.is_opted_out(user_id uuid, organization text DEFAULT NULL, at timestamptz DEFAULT NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'optout_is_opted_out_uuid_1_2' LANGUAGE C STABLE PARALLEL SAFE
+SUPPORT optout.is_opted_out_support;
+CREATE OR REPLACE FUNCTION optout.is_opted_out(user_id bigint, organization text DEFAULT NULL, at timestamptz DEFAULT NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'optout_is_opted_out_bigint_1_2' LANGUAGE C STABLE PARALLEL SAFE
+SUPPORT optout.is_opted_out_support;
+
 -- One column of ids as ever, or several, or paths into documents.  varchar, for with
 -- text calls of the other form would be ambiguous.
 CREATE FUNCTION optout.guard(relation regclass, user_ids text[], organization varchar DEFAULT NULL,
@@ -58,7 +85,7 @@ SELECT t.tgrelid::regclass AS relation, g.user_id, g.organization, g.occurred_at
 						 AND k.relnamespace = pg_catalog.to_regnamespace('_timescaledb_internal')), t.tgenabled::text)
 			WHEN 'A' THEN 'always' WHEN 'O' THEN 'origin' WHEN 'R' THEN 'replica' ELSE 'never' END AS fires,
 	   g.user_ids, g.payload, g.time_zone, g.fixed_organization,
-	   t.tgname = 'optout_guard_rule' AS by_rule
+	   t.tgname ~ '^optout_guard_rule(_[0-9]+)?$' AS by_rule
   FROM pg_catalog.pg_trigger t
 	   CROSS JOIN LATERAL optout.guard_columns(t.oid) g
  WHERE t.tgfoid = 'optout.discard_opted_out()'::pg_catalog.regprocedure
@@ -78,10 +105,74 @@ COMMENT ON COLUMN optout.guarded.user_ids IS 'All columns and paths that hold id
 COMMENT ON COLUMN optout.guarded.payload IS 'Column of type json or jsonb that the paths lead into; NULL where there are none.';
 COMMENT ON COLUMN optout.guarded.time_zone IS 'Time zone of times that do not name theirs.';
 COMMENT ON COLUMN optout.guarded.fixed_organization IS 'Organization of all events of the table; NULL where the column organization or the setting optout.organization counts.';
-COMMENT ON COLUMN optout.guarded.by_rule IS 'Whether a rule for tables to come has made the guard.';
+COMMENT ON COLUMN optout.guarded.by_rule IS 'Whether a rule for tables to come has made the guard; see optout.guard_schema().';
 
 COMMENT ON FUNCTION optout.unguard(regclass) IS
 'Remove all guards from an event table, whatever their names. Error 42704 where there is none.';
+
+-- Rules for tables to come; see src/rules.c.  By the schema's name, for pg_upgrade
+-- takes no regnamespace, and so that a rule goes for a schema that is made again.
+CREATE TABLE optout.guard_rule (
+	schema name NOT NULL,
+	user_ids text[] NOT NULL,
+	organization text COLLATE pg_catalog."C",
+	occurred_at text,
+	payload name,
+	time_zone text,
+	fixed_organization text,
+	CONSTRAINT guard_rule_pkey PRIMARY KEY (schema)
+) USING heap;
+COMMENT ON TABLE optout.guard_rule IS
+'Rules for tables to come. Written by optout.guard_schema() and optout.unguard_schema() only.';
+COMMENT ON COLUMN optout.guard_rule.schema IS 'Schema whose tables are guarded, by its name.';
+COMMENT ON COLUMN optout.guard_rule.user_ids IS 'Columns and paths that hold ids of an event''s user; a table is guarded by those that it has.';
+COMMENT ON COLUMN optout.guard_rule.organization IS 'Column or path that holds the organization; a table without the column is not guarded.';
+COMMENT ON COLUMN optout.guard_rule.occurred_at IS 'Column or path that holds the time of the event; left out where a table has none.';
+COMMENT ON COLUMN optout.guard_rule.payload IS 'Column of type json or jsonb that the paths lead into.';
+COMMENT ON COLUMN optout.guard_rule.time_zone IS 'Time zone of times that do not name theirs.';
+COMMENT ON COLUMN optout.guard_rule.fixed_organization IS 'Organization of all events.';
+REVOKE ALL ON optout.guard_rule FROM PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('optout.guard_rule', '');
+
+CREATE VIEW optout.guard_rules WITH (security_barrier) AS
+SELECT r.schema, r.user_ids, r.organization, r.occurred_at, r.payload, r.time_zone, r.fixed_organization
+  FROM optout.guard_rule r;
+COMMENT ON VIEW optout.guard_rules IS
+'Rules for tables to come, as optout.guard_schema() has made them; the schemas need not exist.';
+COMMENT ON COLUMN optout.guard_rules.schema IS 'Schema whose tables are guarded, by its name.';
+COMMENT ON COLUMN optout.guard_rules.user_ids IS 'Columns and paths that hold ids of an event''s user; a table is guarded by those that it has.';
+COMMENT ON COLUMN optout.guard_rules.organization IS 'Column or path that holds the organization; NULL where fixed_organization or else the setting optout.organization counts.';
+COMMENT ON COLUMN optout.guard_rules.occurred_at IS 'Column or path that holds the time of the event; NULL where it is not looked at.';
+COMMENT ON COLUMN optout.guard_rules.payload IS 'Column of type json or jsonb that the paths lead into; NULL where there are none.';
+COMMENT ON COLUMN optout.guard_rules.time_zone IS 'Time zone of times that do not name theirs.';
+COMMENT ON COLUMN optout.guard_rules.fixed_organization IS 'Organization of all events; NULL where the column organization or the setting optout.organization counts.';
+REVOKE ALL ON optout.guard_rules FROM PUBLIC;
+GRANT SELECT ON optout.guard_rules TO PUBLIC;
+
+CREATE FUNCTION optout.guard_schema(schema regnamespace, user_ids text[] DEFAULT ARRAY['user_id'], organization varchar DEFAULT NULL,
+									occurred_at varchar DEFAULT NULL, payload name DEFAULT NULL,
+									time_zone text DEFAULT NULL, fixed_organization text DEFAULT NULL)
+RETURNS void
+AS 'MODULE_PATHNAME', 'optout_guard_schema' LANGUAGE C
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION optout.guard_schema(regnamespace, text[], varchar, varchar, name, text, text) IS
+'Guard every table of a schema that has any of the columns, by those that it has; and from now on every one that is created there, moved there, or given such a column, by whomever. The arguments are those of optout.guard(). Calling it again replaces the rule. What cannot be guarded is a WARNING, and a fault in optout.unguarded. Waits for those who have created tables there. For superusers and the owner of the extension.';
+
+CREATE FUNCTION optout.unguard_schema(schema name)
+RETURNS void
+AS 'MODULE_PATHNAME', 'optout_unguard_schema' LANGUAGE C
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION optout.unguard_schema(name) IS
+'End the rule for a schema, which need not exist any more. The guards that it has made stay. Error 42704 where there is none. For superusers and the owner of the extension.';
+
+CREATE FUNCTION optout.apply_rules()
+RETURNS event_trigger
+AS 'MODULE_PATHNAME', 'optout_apply_rules' LANGUAGE C SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION optout.apply_rules() IS
+'Event trigger function that guards tables for which there is a rule.';
+REVOKE ALL ON FUNCTION optout.guard_schema(regnamespace, text[], varchar, varchar, name, text, text),
+	optout.unguard_schema(name), optout.apply_rules() FROM PUBLIC;
 
 -- It stores as the writer and fires their triggers, under their search_path.
 CREATE FUNCTION optout.store_event()
@@ -106,10 +197,10 @@ REVOKE ALL ON FUNCTION optout.guard_view(regclass, text) FROM PUBLIC;
 -- It gets an argument and stays the same procedure, so that grants and comments
 -- stay.  An overload would be ambiguous.
 CREATE PROCEDURE optout.settle_with_timeout(timeout interval DEFAULT NULL)
-AS 'MODULE_PATHNAME', 'optout_settle' LANGUAGE C;
+AS 'MODULE_PATHNAME', 'optout_settle_1_2' LANGUAGE C;
 UPDATE pg_catalog.pg_proc p
    SET pronargs = n.pronargs, proargtypes = n.proargtypes, proargnames = n.proargnames,
-	   pronargdefaults = n.pronargdefaults, proargdefaults = n.proargdefaults
+	   pronargdefaults = n.pronargdefaults, proargdefaults = n.proargdefaults, prosrc = n.prosrc
   FROM pg_catalog.pg_proc n
  WHERE p.oid = 'optout.settle()'::pg_catalog.regprocedure
    AND n.oid = 'optout.settle_with_timeout(interval)'::pg_catalog.regprocedure;
@@ -445,7 +536,7 @@ RETURNS bigint
 AS 'MODULE_PATHNAME', 'optout_repair' LANGUAGE C
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.repair() IS
-'Make guards, and the triggers of the extension''s own tables, fire again where they do not, for example after pg_restore --disable-triggers: on tables, partitions and inheritance children alike. Alters nothing else. Returns how many triggers it has altered. For superusers and the owner of the extension.';
+'Make guards, and the triggers of the extension''s own tables, fire again where they do not, for example after pg_restore --disable-triggers: on tables, partitions and inheritance children alike; and the event trigger of rules. Alters nothing else. Returns how many triggers it has altered. For superusers and the owner of the extension.';
 REVOKE ALL ON FUNCTION optout.repair() FROM PUBLIC;
 
 CREATE VIEW optout.aliases WITH (security_barrier) AS
@@ -599,10 +690,13 @@ COMMENT ON COLUMN optout.unmatchable.opted_out IS 'Whether the user is opted out
 REVOKE ALL ON optout.unmatchable FROM PUBLIC;
 GRANT SELECT ON optout.unmatchable TO PUBLIC;
 
+COMMENT ON VIEW optout.progress IS
+'How far commands have come that are running in this database: the adding of keys after a start, and administration of 1000 users or more by one call. It names nobody. Like pg_stat_activity, it shows the same throughout a transaction, and no session in which track_activities is off. A session shows one command, the last that has begun; none within a command whose progress the server shows, such as COPY.';
 COMMENT ON COLUMN optout.progress.command IS '''add keys'', ''enroll'', ''opt out'', ''opt in'', ''forget'', ''link'', or ''unlink''.';
 COMMENT ON COLUMN optout.progress.phase IS
 'What it is doing. ''add keys'': ''reading the table''. The others, in this order as far as they need to: ''locking users'', ''locking periods'', ''locking open periods'', ''locking aliases''; ''writing users'', ''writing aliases'', ''checking aliases'', ''writing periods'' or ''deleting''; ''updating the filter''. Periods of aliases are written after those of their users.';
-COMMENT ON COLUMN optout.progress.total IS 'How much there is to do in this phase, at most: when reading the table its blocks, else users or aliases; when deleting or copying and then updating the filter, periods.';
+COMMENT ON COLUMN optout.progress.done IS 'How much of total is done in this phase. While the command writes or deletes, it stays 0.';
+COMMENT ON COLUMN optout.progress.total IS 'How much there is to do in this phase, at most: when reading the table its blocks, else users or aliases; when deleting or copying and then updating the filter, periods, of which those of aliases are estimated.';
 
 -- Where a guard reads a path, the payload is the column to look for.
 CREATE VIEW optout.unguarded WITH (security_barrier) AS
@@ -623,6 +717,13 @@ WITH RECURSIVE guard AS (
 	  FROM optout.guarded g
 		   JOIN pg_catalog.pg_class c ON c.oid = g.relation
 		   CROSS JOIN LATERAL pg_catalog.unnest(g.user_ids || g.payload::text) AS n (attname)
+), ruled AS (
+	SELECT s.oid AS relnamespace,
+		   CASE WHEN i.id LIKE '$%' THEN r.payload ELSE i.id::name END AS attname
+	  FROM optout.guard_rule r
+		   JOIN pg_catalog.pg_namespace s ON s.nspname = r.schema
+		   CROSS JOIN LATERAL pg_catalog.unnest(r.user_ids) AS i (id)
+	 GROUP BY 1, 2
 ), bare AS (
 	SELECT c.oid AS relid, c.relnamespace, c.relispartition
 	  FROM pg_catalog.pg_class c
@@ -644,13 +745,32 @@ SELECT b.relid::pg_catalog.regclass,
  GROUP BY b.relid
  UNION ALL
 SELECT b.relid::pg_catalog.regclass,
+	   pg_catalog.format('has %s, but the rule for its schema has not guarded it', pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)),
+	   'fault'
+  FROM bare b
+	   JOIN ruled r ON r.relnamespace = b.relnamespace
+	   JOIN pg_catalog.pg_attribute a ON a.attrelid = b.relid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = r.attname
+ GROUP BY b.relid
+ UNION ALL
+SELECT b.relid::pg_catalog.regclass,
 	   pg_catalog.format('has %s, by which others are guarded', pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)),
 	   'notice'
   FROM bare b
 	   JOIN looked_at l ON l.relnamespace = b.relnamespace
 	   JOIN pg_catalog.pg_attribute a ON a.attrelid = b.relid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = l.attname::name
  WHERE NOT b.relispartition AND NOT EXISTS (SELECT FROM child c WHERE c.relid = b.relid)
+   AND NOT EXISTS (SELECT FROM ruled r WHERE r.relnamespace = b.relnamespace AND r.attname = a.attname)
  GROUP BY b.relid
+ UNION ALL
+SELECT g.relation,
+	   pg_catalog.format('has %s, which its guard does not read, unlike the rule for its schema', pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)),
+	   'notice'
+  FROM optout.guarded g
+	   JOIN pg_catalog.pg_class c ON c.oid = g.relation
+	   JOIN ruled r ON r.relnamespace = c.relnamespace
+	   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = r.attname
+ WHERE NOT g.by_rule AND a.attname::text <> ALL (g.user_ids) AND a.attname IS DISTINCT FROM g.payload
+ GROUP BY g.relation
  UNION ALL
 SELECT b.relid::pg_catalog.regclass,
 	   pg_catalog.format('foreign key %I refers to guarded table %s', k.conname, k.confrelid::pg_catalog.regclass),
@@ -659,7 +779,7 @@ SELECT b.relid::pg_catalog.regclass,
 	   JOIN pg_catalog.pg_constraint k ON k.conrelid = b.relid AND k.contype = 'f' AND k.conparentid = 0
  WHERE k.confrelid IN (SELECT g.relid FROM guard g);
 COMMENT ON VIEW optout.unguarded IS
-'What guards do not cover: guards that do not fire always and inheritance children of guarded tables, which are faults; and to look at, tables in the schemas of guarded ones that have a column of the same name, and tables that refer to a guarded one, whose rows may be details of events that were discarded.';
+'What guards do not cover: guards that do not fire always, inheritance children of guarded tables, and what a rule could not guard, which are faults; and to look at, tables in the schemas of guarded ones that have a column of the same name or, guarded by hand, one that the rule for their schema reads and their guard does not, and tables that refer to a guarded one, whose rows may be details of events that were discarded.';
 COMMENT ON COLUMN optout.unguarded.relation IS 'Table, partition or foreign table.';
 COMMENT ON COLUMN optout.unguarded.reason IS 'What there is about it.';
 COMMENT ON COLUMN optout.unguarded.severity IS '''fault'': events of opted-out users get past the guard; ''notice'': they may.';
@@ -676,9 +796,15 @@ SELECT c.name, c.ok, c.detail
 		  FROM optout.status s
 		 UNION ALL
 		SELECT 'guards', pg_catalog.count(*) FILTER (WHERE g.fires <> 'always') = 0,
-			   COALESCE('do not fire always: ' || pg_catalog.string_agg(g.relation::text, ', ' ORDER BY g.relation::text) FILTER (WHERE g.fires <> 'always'),
-						pg_catalog.count(*) || ' guarded')
-		  FROM optout.guarded g
+			   COALESCE('do not fire always: ' || pg_catalog.string_agg(g.relation, ', ' ORDER BY g.relation) FILTER (WHERE g.fires <> 'always'),
+						pg_catalog.count(g.relation) || ' guarded')
+		  FROM (SELECT r.relation::text, r.fires FROM optout.guarded r
+				 UNION ALL
+				SELECT NULL, 'always'
+				 UNION ALL
+				SELECT 'event trigger ' || e.evtname, 'never'
+				  FROM pg_catalog.pg_event_trigger e
+				 WHERE e.evtfoid = 'optout.apply_rules()'::pg_catalog.regprocedure AND e.evtenabled <> 'A') g
 		 UNION ALL
 		SELECT 'unguarded', pg_catalog.count(*) FILTER (WHERE u.severity = 'fault') = 0,
 			   COALESCE(pg_catalog.string_agg(u.relation || ': ' || u.reason, '; ' ORDER BY u.relation::text, u.reason) FILTER (WHERE u.severity = 'fault'),
@@ -689,6 +815,19 @@ SELECT c.name, c.ok, c.detail
 			   COALESCE('behind, incomplete or unknown: ' || pg_catalog.string_agg(r.name, ', ' ORDER BY r.name) FILTER (WHERE r.behind),
 						pg_catalog.count(*) || ' in force')
 		  FROM (SELECT p.name, NOT p.connected OR COALESCE(p.lag > 16777216, true) AS behind FROM optout.replicas p) r
+		 UNION ALL
+		SELECT 'aliases', pg_catalog.count(*) FILTER (WHERE a.differs) = 0,
+			   COALESCE('opted out otherwise than their users: ' || NULLIF(pg_catalog.count(*) FILTER (WHERE a.differs), 0),
+						pg_catalog.count(*) || ' as their users')
+		  FROM (SELECT u.opted_out_at IS DISTINCT FROM p.opted_out_at AS differs
+				  FROM (SELECT o.organization, o.user_id, o.opted_out_at FROM optout.opt_out_period o WHERE o.opted_in_at IS NULL) p
+					   RIGHT JOIN (SELECT l.organization, l.alias, l.user_id FROM optout.user_alias l
+									UNION
+								   SELECT c.organization, c.user_id, c.alias_of FROM optout.opt_out_period c
+									WHERE c.alias_of IS NOT NULL AND c.opted_in_at IS NULL) a
+					   ON p.organization = a.organization AND p.user_id = a.alias
+					   LEFT JOIN (SELECT o.organization, o.user_id, o.opted_out_at FROM optout.opt_out_period o WHERE o.opted_in_at IS NULL) u
+					   ON u.organization = a.organization AND u.user_id = a.user_id) a
 		 UNION ALL
 		SELECT 'organizations', pg_catalog.count(*) FILTER (WHERE o.unknown) = 0,
 			   COALESCE('not in the directory: ' || pg_catalog.string_agg(o.organization, ', ' ORDER BY o.organization) FILTER (WHERE o.unknown),
@@ -702,11 +841,20 @@ SELECT c.name, c.ok, c.detail
 COMMENT ON VIEW optout.checks IS
 'Whether all is well, a row a check, for whoever may read every organization; others see none. Cheap enough for every minute.';
 COMMENT ON COLUMN optout.checks.name IS
-'''filter'': the shared filter is ready, or this is a standby; ''guards'': every guard fires always; ''unguarded'': no fault in optout.unguarded; ''replicas'': each is connected, has its copy, and is at most 16 MB of write-ahead log behind; ''organizations'': the directory knows all whose events were discarded in the last 24 hours.';
+'''filter'': the shared filter is ready, or this is a standby; ''guards'': every guard fires always, and so does the event trigger of rules; ''unguarded'': no fault in optout.unguarded; ''replicas'': each is connected, has its copy, and is at most 16 MB of write-ahead log behind; ''aliases'': they are opted out now if and since their users are (optout.verify() looks at the past as well); ''organizations'': the directory knows all whose events were discarded in the last 24 hours.';
 COMMENT ON COLUMN optout.checks.ok IS 'Whether it holds.';
 COMMENT ON COLUMN optout.checks.detail IS 'What is wrong, or what has been looked at.';
 REVOKE ALL ON optout.checks FROM PUBLIC;
 GRANT SELECT ON optout.checks TO PUBLIC;
+
+-- The last, so that it does not fire for what is above.
+CREATE EVENT TRIGGER optout_rules ON ddl_command_end
+	WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE SCHEMA', 'CREATE FOREIGN TABLE', 'IMPORT FOREIGN SCHEMA',
+				 'ALTER TABLE', 'ALTER FOREIGN TABLE', 'ALTER SCHEMA', 'ALTER TYPE')
+	EXECUTE FUNCTION optout.apply_rules();
+ALTER EVENT TRIGGER optout_rules ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER optout_rules IS
+'Guards tables for which there is a rule, see optout.guard_schema(). optout.repair() makes it fire again where it does not.';
 
 -- Who updates need not be who owns the extension and its views.
 DO $$
@@ -737,6 +885,12 @@ BEGIN
 		 WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.deptype = 'e'
 		   AND d.refclassid = 'pg_catalog.pg_extension'::regclass AND d.refobjid = extension
 		   AND p.proowner <> owner
+		 UNION ALL
+		-- which only a superuser can own
+		SELECT pg_catalog.format('ALTER EVENT TRIGGER %I OWNER TO %s', e.evtname, owner)
+		  FROM pg_catalog.pg_event_trigger e
+		 WHERE e.evtname = 'optout_rules' AND e.evtowner <> owner
+		   AND (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.oid = owner)
 	LOOP
 		EXECUTE command;
 	END LOOP;

@@ -21,6 +21,7 @@
 	 pg_proc_aclcheck(objectid, roleid, mode))
 /* what a setting's check hook returns is freed with free() there */
 #define guc_malloc(elevel, size) malloc(size)
+#define pgstat_get_local_beentry_by_index(idx) pgstat_fetch_stat_local_beentry(idx)
 typedef bool TU_UpdateIndexes;
 #define EnableDisableTrigger(rel, tgname, tgparent, fires_when, skip_system, recurse, lockmode) \
 	EnableDisableTriggerNew(rel, tgname, fires_when, skip_system, recurse, lockmode)
@@ -47,6 +48,8 @@ typedef bool TU_UpdateIndexes;
 #define VXID_PROC_NUMBER(vxid) ((vxid).backendId)
 #define ProcNumberGetProc(number) BackendIdGetProc(number)
 #include "storage/sinvaladt.h"
+#include "storage/lock.h"
+#define LockHeldByMe(tag, lockmode, orstronger) LockHeldByMe(tag, lockmode)
 #else
 #define MyLocalTransactionId (MyProc->vxid.lxid)
 #define VXID_PROC_NUMBER(vxid) ((vxid).procNumber)

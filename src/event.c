@@ -8,10 +8,17 @@
  *
  *		'user_id', 'user_id=$.device.id', 'payload', 'time_zone=UTC'
  *
- * Only the list names columns: the server keeps it by number and thus follows
+ * The list names the columns: the server keeps it by number and thus follows
  * renames, hands it down to partitions by name, and dumps it by the names of the
  * day; it keeps a column of the list from being dropped or given another type.
  * Guards of one id column have had the first form since 1.0.
+ *
+ * A guard that a rule has made (rules.c) must not keep anybody from that, so it has
+ * no list, and its arguments name its columns:
+ *
+ *		'user_id=anonymous_id', 'payload=data'
+ *
+ * What begins with $ is a path there as well, which a payload cannot be at.
  */
 #include "postgres.h"
 
@@ -39,6 +46,7 @@ typedef struct EventPayload
 } EventPayload;
 
 static bool event_parse_argument(const char *string, EventArgument *argument);
+static AttrNumber event_find_column(Relation rel, const EventArgument *argument, bool has_time_zone);
 static bool event_is_accepted_at_once(const EventShape *shape, TupleTableSlot *slot);
 static text *event_ident(const EventShape *shape, const EventSource *source,
 						 TupleTableSlot *slot, EventPayload *payload);
@@ -61,15 +69,21 @@ event_parse_argument(const char *string, EventArgument *argument)
 	size_t		len = separator ? (size_t) (separator - string) : strlen(string);
 
 	argument->attnum = InvalidAttrNumber;
+	argument->column = NULL;
 	argument->value = separator ? separator + 1 : NULL;
 	for (int role = 0; role < EVENT_ROLES; role++)
 	{
-		if (strlen(event_role_names[role]) == len && memcmp(event_role_names[role], string, len) == 0)
+		if (strlen(event_role_names[role]) != len || memcmp(event_role_names[role], string, len) != 0)
+			continue;
+		argument->role = role;
+		if (separator != NULL && role < EVENT_TIME_ZONE &&
+			(role == EVENT_PAYLOAD || argument->value[0] != '$'))
 		{
-			argument->role = role;
-			/* a payload is a column, a constant is not */
-			return separator ? role != EVENT_PAYLOAD : role < EVENT_TIME_ZONE;
+			argument->column = argument->value;
+			argument->value = NULL;
 		}
+		/* a constant is no column of the list */
+		return separator != NULL || role < EVENT_TIME_ZONE;
 	}
 	return false;
 }
@@ -88,11 +102,14 @@ event_parse_arguments(int nargs, char **args, int nattrs, const int16 *attnums)
 	for (int i = 0; i < nargs; i++)
 	{
 		EventArgument *argument = palloc(sizeof(EventArgument));
+		bool		listed;
 
-		if (!event_parse_argument(args[i], argument) ||
-			(argument->value == NULL && nused == nattrs))
+		if (!event_parse_argument(args[i], argument))
 			return NIL;
-		if (argument->value == NULL)
+		listed = argument->column == NULL && argument->value == NULL;
+		if (listed && nused == nattrs)
+			return NIL;
+		if (listed)
 			argument->attnum = attnums[nused++];
 		any_user_id |= argument->role == EVENT_USER_ID;
 		result = lappend(result, argument);
@@ -163,6 +180,29 @@ event_check_column(Relation rel, EventRole role, const char *colname, bool has_t
 }
 
 /*
+ * The relation's column that an argument names; 0 where it names none.
+ */
+static AttrNumber
+event_find_column(Relation rel, const EventArgument *argument, bool has_time_zone)
+{
+	if (argument->attnum != InvalidAttrNumber)
+		return event_check_column(rel, argument->role,
+								  NameStr(TupleDescAttr(RelationGetDescr(rel), argument->attnum - 1)->attname),
+								  has_time_zone);
+	if (argument->column == NULL)
+		return InvalidAttrNumber;
+
+	/* the event trigger has not been there to make the guard anew */
+	if (get_attnum(RelationGetRelid(rel), argument->column) == InvalidAttrNumber)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" of relation \"%s\", which the guard reads, does not exist",
+						argument->column, RelationGetRelationName(rel)),
+				 errhint("Call optout.guard_schema() again, or optout.guard() for the table.")));
+	return event_check_column(rel, argument->role, argument->column, has_time_zone);
+}
+
+/*
  * What the guard with these arguments reads of the relation's rows.  guard() has
  * checked it, but of a partition attached later, or where guard() has not made
  * the trigger, nobody has.
@@ -184,15 +224,10 @@ event_shape(Relation rel, List *arguments)
 	foreach(cell, arguments)
 	{
 		EventArgument *argument = lfirst(cell);
-		EventSource source = {argument->attnum, InvalidOid, NULL};
+		EventSource source = {event_find_column(rel, argument, shape->time_zone != NULL), InvalidOid, NULL};
 
-		if (argument->attnum != InvalidAttrNumber)
-		{
-			Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), argument->attnum - 1);
-
-			event_check_column(rel, argument->role, NameStr(att->attname), shape->time_zone != NULL);
-			source.type = getBaseType(att->atttypid);
-		}
+		if (source.attnum != InvalidAttrNumber)
+			source.type = getBaseType(TupleDescAttr(RelationGetDescr(rel), source.attnum - 1)->atttypid);
 		else if (argument->role < EVENT_TIME_ZONE)
 			source.path = payload_parse_path(argument->value);
 

@@ -50,6 +50,7 @@
 #define SETTLE_INTERVAL 20
 
 PG_FUNCTION_INFO_V1(optout_settle);
+PG_FUNCTION_INFO_V1(optout_settle_1_2);
 
 LocalTransactionId settle_registered = InvalidLocalTransactionId;
 
@@ -86,6 +87,15 @@ optout_settle(PG_FUNCTION_ARGS)
 	settle_check_transaction();
 	settle_wait(settle_whom(), limited ? PG_GETARG_INTERVAL_P(0) : NULL);
 	PG_RETURN_VOID();
+}
+
+/*
+ * The same in the SQL of 1.2; the library of 1.1 would not end with the timeout.
+ */
+Datum
+optout_settle_1_2(PG_FUNCTION_ARGS)
+{
+	return optout_settle(fcinfo);
 }
 
 /*

@@ -199,7 +199,7 @@ $without_filter->query('SET optout.filter = off');
 answers($_, 'dropped', 0) for $open, $without_filter;
 
 # The order in which a server gets its list anew
-my ($drop, @anew) = (slurp_file("$FindBin::RealBin/../../README.md") =~ /^```sql ingest server\n(DROP.*?)^```$/ms)[0] =~ /[^;]+;/g;
+my ($drop, @anew) = (slurp_file("$FindBin::RealBin/../../doc/fleet.md") =~ /^```sql ingest server\n(DROP.*?)^```$/ms)[0] =~ /[^;]+;/g;
 like($drop, qr/DROP SUBSCRIPTION ingest1;/, 'dropped');
 $ingest->append_conf('postgresql.conf', 'max_sync_workers_per_subscription = 2');
 $ingest->reload;

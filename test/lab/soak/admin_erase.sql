@@ -1,5 +1,5 @@
 -- Opt out a user and erase what was stored of them, under their alias, too, as
--- README.md tells to; then opt them in again.
+-- doc/recipes.md tells to; then opt them in again.
 \set o random(0, 1)
 \set e random(0, 1) * 2 + :client_id
 \set ms random(0, 100)
