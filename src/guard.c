@@ -1237,7 +1237,7 @@ optout_discard_event(PG_FUNCTION_ARGS)
 		(InNoForceRLSOperation() &&
 		 fkey_action_changes(trigdata->tg_relation, trigdata->tg_trigslot,
 							 trigdata->tg_newslot, changed, nchanged)) ||
-		event_is_accepted(shape, trigdata->tg_newslot))
+		event_update_is_accepted(shape, trigdata->tg_trigslot, trigdata->tg_newslot))
 		return PointerGetDatum(trigdata->tg_newtuple);
 	return PointerGetDatum(NULL);
 }

@@ -59,9 +59,11 @@
 #include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "commands/extension.h"
-#include "executor/spi.h"
+#include "executor/executor.h"
+#include "executor/tuptable.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "nodes/execnodes.h"
 #include "nodes/parsenodes.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
@@ -74,6 +76,7 @@
 #include "utils/rel.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
 
 #include "compat.h"
 #include "event.h"
@@ -89,6 +92,9 @@
 #define Anum_rule_time_zone 6
 #define Anum_rule_fixed_organization 7
 #define Natts_rule 7
+
+/* a column of pg_event_trigger_ddl_commands() */
+#define Anum_ddl_commands_command 9
 
 PG_FUNCTION_INFO_V1(optout_guard_schema);
 PG_FUNCTION_INFO_V1(optout_unguard_schema);
@@ -507,30 +513,26 @@ static RulesWork
 rules_collect(void)
 {
 	RulesWork	work = {NIL};
-	MemoryContext context = CurrentMemoryContext;
-	List	   *commands = NIL;
-	ListCell   *cell;
-	int			rc;
+	ReturnSetInfo result = {.type = T_ReturnSetInfo};
+	TupleTableSlot *slot;
+	FmgrInfo	flinfo;
+	LOCAL_FCINFO(fcinfo, 0);
 
-	SPI_connect();
-	rc = SPI_execute("SELECT command FROM pg_catalog.pg_event_trigger_ddl_commands()", false, 0);
-	if (rc != SPI_OK_SELECT)
-		elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(rc));
-	for (uint64 i = 0; i < SPI_processed; i++)
+	/* as in a query's FROM, which would take longer than all else here */
+	fmgr_info(F_PG_EVENT_TRIGGER_DDL_COMMANDS, &flinfo);
+	InitFunctionCallInfoData(*fcinfo, &flinfo, 0, InvalidOid, NULL, (Node *) &result);
+	result.econtext = CreateStandaloneExprContext();
+	result.allowedModes = SFRM_Materialize;
+	FunctionCallInvoke(fcinfo);
+
+	slot = MakeSingleTupleTableSlot(result.setDesc, &TTSOpsMinimalTuple);
+	while (tuplestore_gettupleslot(result.setResult, true, false, slot))
 	{
-		MemoryContext old_context = MemoryContextSwitchTo(context);
 		bool		isnull;
 
 		/* it belongs to the server's list, which stays until the command ends */
-		commands = lappend(commands, DatumGetPointer(SPI_getbinval(SPI_tuptable->vals[i],
-																   SPI_tuptable->tupdesc, 1, &isnull)));
-		MemoryContextSwitchTo(old_context);
-	}
-	SPI_finish();
-
-	foreach(cell, commands)
-	{
-		const CollectedCommand *command = lfirst(cell);
+		Datum		value = slot_getattr(slot, Anum_ddl_commands_command, &isnull);
+		const CollectedCommand *command = (const CollectedCommand *) DatumGetPointer(value);
 
 		if (command->type == SCT_Simple)
 			rules_collect_simple(&work, command);
@@ -538,6 +540,9 @@ rules_collect(void)
 				 IsA(command->parsetree, AlterTableStmt))
 			rules_collect_altered(&work, command);
 	}
+	ExecDropSingleTupleTableSlot(slot);
+	tuplestore_end(result.setResult);
+	FreeExprContext(result.econtext, true);
 	return work;
 }
 
