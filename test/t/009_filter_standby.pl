@@ -15,7 +15,7 @@ $primary->safe_psql('postgres', q{
 	SELECT optout.enroll('{a,b,c,kept}'::text[]), optout.opt_out('a')});
 
 $primary->backup('backup');
-my $standby = PostgreSQL::Test::Cluster->new('standby');
+my $standby = OptoutTest::Server->new('standby');
 $standby->init_from_backup($primary, 'backup', has_streaming => 1);
 $standby->start;
 

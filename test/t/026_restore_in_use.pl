@@ -214,7 +214,7 @@ $_->quit for splice @open;
 SKIP:
 {
 	my $old = $target;
-	my $new = PostgreSQL::Test::Cluster->new('upgraded');
+	my $new = OptoutTest::Server->new('upgraded');
 	my ($stdout, $stderr);
 
 	prepare('empty');
