@@ -45,7 +45,7 @@ sub restart
 # their rows, or in triggers that wait for a lock of theirs.
 #
 my @stops = ($nusers / 4, $nusers * 3 / 4);
-my $stops = join('|', map { sprintf('u%05d', $_) } @stops);
+my $stops = join('|', map { sprintf('%05d', $_) } @stops);
 my %holders = map { $_ => OptoutTest::Session->new($node) } @stops;
 my $before = 100000;
 my $after = 200000;

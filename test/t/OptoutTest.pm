@@ -136,14 +136,14 @@ use Time::HiRes ();
 our @ISA = ('PostgreSQL::Test::Cluster');
 
 my @initdb_options = ('--encoding=UTF8', '--locale=C');
-my $copied = 0;
+my $servers = 0;
 
 # The first server of a test gets a copy of a data directory that is made once for
-# all tests.  Further ones are made anew, so that each has its own system identifier.
+# all tests, the second one of another, and so on: each has its own system identifier.
 sub init
 {
 	my ($self, %params) = @_;
-	my $shared = "$PostgreSQL::Test::Utils::tmp_check/initdb";
+	my $shared = "$PostgreSQL::Test::Utils::tmp_check/initdb" . ++$servers;
 	my $run = \&PostgreSQL::Test::Utils::system_or_bail;
 
 	open(my $lock, '>', "$shared.lock") or die $!;
@@ -159,7 +159,7 @@ sub init
 	local *PostgreSQL::Test::Utils::system_or_bail = sub {
 		$run->($_[0] eq 'initdb' ? ('cp', '-R', $shared, $self->data_dir) : @_);
 	  }
-	  unless $copied++ || $params{extra};
+	  unless $params{extra};
 	$self->SUPER::init(%params, extra => [ @initdb_options, @{ $params{extra} // [] } ]);
 }
 
@@ -187,9 +187,10 @@ sub psql
 sub poll_query_until
 {
 	my ($self, $dbname, $query, $expected) = @_;
+	my $until = time + $PostgreSQL::Test::Utils::timeout_default;
 	my ($out, $err);
 
-	for (1 .. 50 * $PostgreSQL::Test::Utils::timeout_default)
+	while (time < $until)
 	{
 		$self->psql($dbname, $query, stdout => \$out, stderr => \$err);
 		return 1 if $out eq ($expected // 't') && $err eq '';
