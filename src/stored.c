@@ -215,10 +215,7 @@ stored_guarded_parents(Oid relid, List *guarded)
 		Oid			parent = lfirst_oid(cell);
 		char		relkind = get_rel_relkind(parent);
 
-		/*
-		 * it may have been dropped meanwhile, unless it is a parent of this
-		 * one
-		 */
+		/* a table that is no parent of this one may have been dropped */
 		if (parent != relid && relkind != '\0' && relkind != RELKIND_PARTITIONED_TABLE &&
 			has_subclass(parent) &&
 			list_member_oid(find_all_inheritors(parent, NoLock, NULL), relid))

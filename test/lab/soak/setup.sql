@@ -20,6 +20,7 @@ CREATE SCHEMA soak;
 --	t	opted out and in while the state table's trigger is disabled
 --	l	linked, forgotten, signed in by admin_link.sql, each by everybody
 --	n	newcomers: opted out for the first time
+--	y	the same, while the trigger is known to be disabled
 --	p	known by an alias only, until admin_pair.sql enrolls them
 --
 -- "out" is always opted out.  "kept", who never is, need not be enrolled.
@@ -48,7 +49,7 @@ SELECT user_id, translate(user_id, 'uet', 'dfs') AS alias FROM soak.member WHERE
 
 -- Users who have never been opted out before: they have another number in each
 -- fiftieth of a second, so that nobody needs to tell anybody.  Pairs of an alias and
--- a user have another in each tenth.
+-- a user have another in each tenth, "y" users in each second.
 CREATE FUNCTION soak.newcomer(a_second integer DEFAULT 50) RETURNS text
 LANGUAGE sql AS $$
 	SELECT floor(extract(epoch FROM clock_timestamp()) * a_second)::bigint::text
@@ -353,7 +354,8 @@ SELECT 'org' || floor(random() * 2) AS organization,
 	   CASE WHEN n % 10 = 0 THEN 'kept'
 			WHEN few THEN class || (first + n % 3) % :users
 			WHEN n % 20 <= 2 THEN substr('nm', 1 + floor(random() * 2)::integer, 1) || soak.newcomer()
-			WHEN n % 10 <= 2 THEN substr('pq', 1 + floor(random() * 2)::integer, 1) || soak.newcomer(10)
+			WHEN n % 20 = 11 THEN substr('pq', 1 + floor(random() * 2)::integer, 1) || soak.newcomer(10)
+			WHEN n % 20 = 12 THEN 'y' || soak.newcomer(1)
 			WHEN n % 10 <= 6 THEN substr('cetlasf', 1 + floor(random() * 7)::integer, 1) || floor(random() * 4)
 			ELSE substr('udx', 1 + floor(random() * 3)::integer, 1) || floor(random() * :users)
 	   END AS user_id,
