@@ -6,8 +6,9 @@
 #   make check-hardened   the same with assertions, sanitizers and valgrind
 #   make bench       time it beside other ways to do the same; ROWS='COPY' for some rows only
 #   make soak        look for leaks for MINUTES=5 or longer
+#   make soak-planted   whether that finds faults that are planted for it
 #   make fuzz        run STATEMENTS=100000 made at random; best on a server with assertions
-#   make recipes     try the README's recipes with the other programs they take
+#   make recipes     try the recipes of doc/recipes.md with the other programs they take
 #   make clients     real clients and drivers: what each reports of a discarded event
 #   make dist        make the archive for PGXN
 #   make, make install, make installcheck   as with any PGXS extension
@@ -17,6 +18,7 @@ EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" optout.control
 MODULE_big = optout
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 DATA = $(sort $(wildcard sql/*--*.sql)) sql/optout-page.sql
+DOCS = $(sort $(wildcard doc/*))
 PG_CPPFLAGS = -DOPTOUT_VERSION='"$(EXTVERSION)"'
 # the same bytes wherever it is built; what is not exported cannot be replaced,
 # so calls within a file can be inlined
@@ -29,22 +31,28 @@ SHLIB_LINK = $(if $(filter linux freebsd netbsd openbsd,$(PORTNAME)),$(ELF_LINK)
 
 BUILT_FOR = .built-for
 
-# The README's examples are a test like any other, made from the README.
-README_TEST = test/sql/readme.sql
-REGRESS = $(sort $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql) $(README_TEST)))
+# The examples of each page of the documentation that has any are a test like any
+# other, made from the page: doc/limits.md is tested by doc_limits.
+PAGE_TESTS = test/sql/readme.sql $(patsubst doc/%.md,test/sql/doc_%.sql,$(shell grep -lx '```sql' doc/*.md))
+REGRESS = $(sort $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql) $(PAGE_TESTS)))
 REGRESS_OPTS = --inputdir=test --encoding=UTF8
 ISOLATION = $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec)))
 ISOLATION_OPTS = --inputdir=test --outputdir=.
 TAP_TESTS = 1
 PROVE_TESTS = test/t/*.pl
-EXTRA_CLEAN = results regression.diffs regression.out output_iso tmp_check $(README_TEST) $(BUILT_FOR)
+EXTRA_CLEAN = results regression.diffs regression.out output_iso tmp_check $(PAGE_TESTS) $(BUILT_FOR)
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 # Debian's client package has PGXS, but not the headers
 ifneq ($(and $(wildcard $(PGXS)),$(wildcard $(shell $(PG_CONFIG) --includedir-server)/postgres.h)),)
 include $(PGXS)
-installcheck: $(README_TEST)
+# pages of our own, whose names other extensions' may have, too
+docmoduledir := extension/$(EXTENSION)
+uninstall: uninstall_pages
+uninstall_pages:	# PGXS looks for them in a folder doc
+	rm -rf '$(DESTDIR)$(docdir)/$(docmoduledir)'
+installcheck: $(PAGE_TESTS)
 $(OBJS) $(OBJS:.o=.bc): $(wildcard src/*.h) optout.control $(BUILT_FOR)
 $(shlib): src/exports.map
 
@@ -63,8 +71,11 @@ all install installcheck clean:
 	@exit 1
 endif
 
-$(README_TEST): README.md test/readme2sql
-	test/readme2sql README.md > $@
+test/sql/readme.sql: README.md test/page2sql
+	test/page2sql $< > $@
+
+test/sql/doc_%.sql: doc/%.md test/page2sql
+	test/page2sql $< > $@
 
 demo:
 	@test/demo
@@ -89,6 +100,10 @@ bench-large:
 soak:
 	@test/lab/soak/run
 
+# whether the hunt finds faults
+soak-planted:
+	@test/lab/soak/planted
+
 fuzz:
 	@test/lab/fuzz/run
 
@@ -104,4 +119,4 @@ DISTDIR = .
 dist:
 	git archive --format=zip --prefix=optout-$(DISTVERSION)/ -o $(DISTDIR)/optout-$(DISTVERSION).zip HEAD
 
-.PHONY: all install installcheck clean demo test matrix check-hardened bench bench-large soak fuzz recipes clients dist FORCE
+.PHONY: all install installcheck uninstall_pages clean demo test matrix check-hardened bench bench-large soak soak-planted fuzz recipes clients dist FORCE

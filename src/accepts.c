@@ -7,6 +7,11 @@
  * Only the former is about an event: it counts what it discards, and settle()
  * waits for it.
  * They check no authority: EXECUTE on them is the right to ask about anybody.
+ *
+ * Sessions learn of opt-outs in another way since 1.2 (coverage.c), of which the
+ * library of 1.1 knows nothing.  So an update gives the functions other symbols
+ * ("_1_2"): a session that still has the old library fails instead of accepting
+ * events of somebody who has been opted out since.
  */
 #include "postgres.h"
 
@@ -33,6 +38,12 @@ PG_FUNCTION_INFO_V1(optout_accepts_bigint);
 PG_FUNCTION_INFO_V1(optout_is_opted_out_text);
 PG_FUNCTION_INFO_V1(optout_is_opted_out_uuid);
 PG_FUNCTION_INFO_V1(optout_is_opted_out_bigint);
+PG_FUNCTION_INFO_V1(optout_accepts_text_1_2);
+PG_FUNCTION_INFO_V1(optout_accepts_uuid_1_2);
+PG_FUNCTION_INFO_V1(optout_accepts_bigint_1_2);
+PG_FUNCTION_INFO_V1(optout_is_opted_out_text_1_2);
+PG_FUNCTION_INFO_V1(optout_is_opted_out_uuid_1_2);
+PG_FUNCTION_INFO_V1(optout_is_opted_out_bigint_1_2);
 
 typedef bool (*Question) (text *organization, text *user_id, const TimestampTz *occurred_at);
 
@@ -187,19 +198,19 @@ accepts_ask_at_once(FunctionCallInfo fcinfo, Oid type)
  * optout.accepts(user_id, organization, occurred_at)
  */
 Datum
-optout_accepts_text(PG_FUNCTION_ARGS)
+optout_accepts_text_1_2(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(accepts_ask_at_once(fcinfo, TEXTOID));
 }
 
 Datum
-optout_accepts_uuid(PG_FUNCTION_ARGS)
+optout_accepts_uuid_1_2(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(accepts_ask_at_once(fcinfo, UUIDOID));
 }
 
 Datum
-optout_accepts_bigint(PG_FUNCTION_ARGS)
+optout_accepts_bigint_1_2(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(accepts_ask_at_once(fcinfo, INT8OID));
 }
@@ -208,21 +219,60 @@ optout_accepts_bigint(PG_FUNCTION_ARGS)
  * optout.is_opted_out(user_id, organization, at)
  */
 Datum
-optout_is_opted_out_text(PG_FUNCTION_ARGS)
+optout_is_opted_out_text_1_2(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(accepts_ask(fcinfo, TEXTOID, is_opted_out, false));
 }
 
 Datum
-optout_is_opted_out_uuid(PG_FUNCTION_ARGS)
+optout_is_opted_out_uuid_1_2(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(accepts_ask(fcinfo, UUIDOID, is_opted_out, false));
 }
 
 Datum
-optout_is_opted_out_bigint(PG_FUNCTION_ARGS)
+optout_is_opted_out_bigint_1_2(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(accepts_ask(fcinfo, INT8OID, is_opted_out, false));
+}
+
+/*
+ * The same functions for a database that has not been updated yet.
+ */
+Datum
+optout_accepts_text(PG_FUNCTION_ARGS)
+{
+	return optout_accepts_text_1_2(fcinfo);
+}
+
+Datum
+optout_accepts_uuid(PG_FUNCTION_ARGS)
+{
+	return optout_accepts_uuid_1_2(fcinfo);
+}
+
+Datum
+optout_accepts_bigint(PG_FUNCTION_ARGS)
+{
+	return optout_accepts_bigint_1_2(fcinfo);
+}
+
+Datum
+optout_is_opted_out_text(PG_FUNCTION_ARGS)
+{
+	return optout_is_opted_out_text_1_2(fcinfo);
+}
+
+Datum
+optout_is_opted_out_uuid(PG_FUNCTION_ARGS)
+{
+	return optout_is_opted_out_uuid_1_2(fcinfo);
+}
+
+Datum
+optout_is_opted_out_bigint(PG_FUNCTION_ARGS)
+{
+	return optout_is_opted_out_bigint_1_2(fcinfo);
 }
 
 /*

@@ -17,7 +17,10 @@
 
 #include "catalog/pg_type.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "authority.h"
 #include "complete.h"
@@ -60,6 +63,14 @@ typedef struct AdminArgs
 	bool		reported;		/* they are many, so progress is shown */
 } AdminArgs;
 
+/* what forget() has locked of its users */
+typedef struct Forgotten
+{
+	uint64		nusers;			/* rows of the directory */
+	uint64		nperiods;
+	UserIds		aliases;
+} Forgotten;
+
 static AdminArgs get_admin_args(FunctionCallInfo fcinfo, UserIds users,
 								ProgressCommand command);
 static AdminArgs begin_command(FunctionCallInfo fcinfo, UserIds users, text *organization,
@@ -68,7 +79,11 @@ static void phase(const AdminArgs *args, ProgressPhase phase, uint64 total);
 static void end_command(const AdminArgs *args);
 static void require_known(text *organization, const UserIds *users,
 						  const UserIds *enrolled, const UserIds *opted_out);
-static UserIds lock_aliases(AdminArgs *args, const UserIds *users);
+static Links lock_aliases(AdminArgs *args, const UserIds *users);
+static Forgotten forget_lock(AdminArgs *args, bool force);
+static uint64 forget_count_rows(const AdminArgs *args, Snapshot snapshot);
+static uint64 forget_delete(const AdminArgs *args, const Forgotten *forgotten, Snapshot snapshot);
+static uint64 guess_copies(uint64 nperiods, int nusers, int naliases);
 static uint64 opt_out(FunctionCallInfo fcinfo, UserIds users);
 static uint64 opt_in(FunctionCallInfo fcinfo, UserIds users);
 static uint64 forget(FunctionCallInfo fcinfo, UserIds users);
@@ -160,21 +175,37 @@ require_known(text *organization, const UserIds *users,
  * Lock the aliases of the users, who are locked themselves.  They may be many where
  * the users are few.
  */
-static UserIds
+static Links
 lock_aliases(AdminArgs *args, const UserIds *users)
 {
-	UserIds		aliases = links_find(args->organization, users);
+	Links		found = links_find(args->organization, users);
+	UserIds		aliases;
+	Links		locked;
 
-	if (aliases.count == 0)
-		return aliases;
+	if (found.count == 0)
+		return found;
 	if (args->reported)
-		progress_phase(PROGRESS_LOCKING_ALIASES, aliases.count);
-	else if (aliases.count >= MANY_USERS)
+		progress_phase(PROGRESS_LOCKING_ALIASES, found.count);
+	else if (found.count >= MANY_USERS)
 	{
-		progress_begin(args->command, PROGRESS_LOCKING_ALIASES, aliases.count);
+		progress_begin(args->command, PROGRESS_LOCKING_ALIASES, found.count);
 		args->reported = true;
 	}
-	return links_lock(args->organization, &aliases);
+	aliases = links_aliases(&found);
+	aliases = links_lock(args->organization, &aliases);
+	/* while we waited, one may have become somebody else's */
+	locked = links_read(args->organization, &aliases);
+	return links_in_both(&found, &locked);
+}
+
+/*
+ * About how many periods these aliases have, if each has as many as the average
+ * user.
+ */
+static uint64
+guess_copies(uint64 nperiods, int nusers, int naliases)
+{
+	return nusers == 0 ? 0 : (uint64) ((double) nperiods * naliases / nusers);
 }
 
 /*
@@ -228,19 +259,19 @@ opt_out(FunctionCallInfo fcinfo, UserIds users)
 {
 	AdminArgs	args = get_admin_args(fcinfo, users, PROGRESS_OPT_OUT);
 	UserIds		enrolled = directory_lock(args.organization, &args.users);
-	UserIds		aliases;
+	Links		links;
 	uint64		count;
 
 	links_refuse_aliases(args.organization, &args.users);
 	require_known(args.organization, &args.users, &enrolled, NULL);
 	user_ids_warn_of_uuids(&args.users);
-	aliases = lock_aliases(&args, &args.users);
+	links = lock_aliases(&args, &args.users);
 	phase(&args, PROGRESS_WRITING_PERIODS, args.users.count);
 	count = periods_open(args.organization, &args.users, ARG_TEXT(2));
-	if (aliases.count > 0)
+	if (links.count > 0)
 	{
-		phase(&args, PROGRESS_WRITING_PERIODS, aliases.count);
-		links_copy_periods(args.organization, &aliases, true);
+		phase(&args, PROGRESS_WRITING_PERIODS, links.count);
+		links_copy_periods(args.organization, &links, true);
 	}
 	end_command(&args);
 	return count;
@@ -270,21 +301,25 @@ opt_in(FunctionCallInfo fcinfo, UserIds users)
 	AdminArgs	args = get_admin_args(fcinfo, users, PROGRESS_OPT_IN);
 	UserIds		enrolled = directory_lock(args.organization, &args.users);
 	UserIds		opted_out;
-	UserIds		aliases;
+	Links		links;
+	text	   *reason = PG_NARGS() > 2 ? ARG_TEXT(2) : NULL;	/* 1.1 had none */
+	TimestampTz now;
 	uint64		count;
 
 	links_refuse_aliases(args.organization, &args.users);
 	phase(&args, PROGRESS_LOCKING_OPEN_PERIODS, args.users.count);
 	opted_out = periods_lock_open(args.organization, &args.users);
 	require_known(args.organization, &args.users, &enrolled, &opted_out);
-	aliases = lock_aliases(&args, &opted_out);
+	links = lock_aliases(&args, &opted_out);
 	phase(&args, PROGRESS_WRITING_PERIODS, opted_out.count);
-	/* 1.1 had no such argument */
-	count = periods_close(args.organization, &opted_out, PG_NARGS() > 2 ? ARG_TEXT(2) : NULL);
-	if (aliases.count > 0)
+	now = GetCurrentTimestamp();
+	count = periods_close(args.organization, &opted_out, false, now, reason);
+	if (links.count > 0)
 	{
+		UserIds		aliases = links_aliases(&links);
+
 		phase(&args, PROGRESS_WRITING_PERIODS, aliases.count);
-		links_close_periods(args.organization, &aliases);
+		periods_close(args.organization, &aliases, true, now, reason);
 	}
 	end_command(&args);
 	return count;
@@ -308,69 +343,123 @@ optout_forget_array(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64((int64) forget(fcinfo, user_ids_from_array(ARG_ARRAY(0))));
 }
 
+/*
+ * Of somebody who is not in the directory there may be nothing to lock, so others
+ * can enroll and opt them out while we lock the next ones.  Nobody whom we have not
+ * locked is to be erased.  So we go by a snapshot that shows what we have locked
+ * and nothing else; if it shows more, we lock that as well.
+ */
 static uint64
 forget(FunctionCallInfo fcinfo, UserIds users)
 {
 	AdminArgs	args = get_admin_args(fcinfo, users, PROGRESS_FORGET);
 	bool		force = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
-	Oid			argtypes[3] = {TEXTOID, TEXTARRAYOID, TEXTARRAYOID};
-	Datum		values[3];
-	UserIds		opted_out;
-	UserIds		aliases;
-	uint64		nperiods;
+	Forgotten	forgotten;
+	Snapshot	snapshot;
 	uint64		count;
 
-	(void) directory_lock(args.organization, &args.users);
-	links_refuse_aliases(args.organization, &args.users);
-	phase(&args, PROGRESS_LOCKING_PERIODS, args.users.count);
-	nperiods = periods_lock(args.organization, &args.users);
-	phase(&args, PROGRESS_LOCKING_OPEN_PERIODS, args.users.count);
-	opted_out = periods_lock_open(args.organization, &args.users);
+	for (;;)
+	{
+		forgotten = forget_lock(&args, force);
+		snapshot = tables_snapshot();
+		if (forgotten.nusers == (uint64) args.users.count ||
+			forget_count_rows(&args, snapshot) ==
+			forgotten.nusers + forgotten.nperiods + forgotten.aliases.count)
+			break;
+		UnregisterSnapshot(snapshot);
+		CHECK_FOR_INTERRUPTS();
+		phase(&args, PROGRESS_LOCKING_USERS, args.users.count);
+	}
+	count = forget_delete(&args, &forgotten, snapshot);
+	UnregisterSnapshot(snapshot);
+	end_command(&args);
+	return count;
+}
+
+/*
+ * Lock all rows of the users.  Raise an error if one is opted out, unless forced.
+ */
+static Forgotten
+forget_lock(AdminArgs *args, bool force)
+{
+	Forgotten	result;
+	UserIds		opted_out;
+	Links		links;
+
+	result.nusers = directory_lock(args->organization, &args->users).count;
+	links_refuse_aliases(args->organization, &args->users);
+	phase(args, PROGRESS_LOCKING_PERIODS, args->users.count);
+	result.nperiods = periods_lock(args->organization, &args->users);
+	phase(args, PROGRESS_LOCKING_OPEN_PERIODS, args->users.count);
+	opted_out = periods_lock_open(args->organization, &args->users);
 	if (opted_out.count > 0 && !force)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("user \"%s\" of organization \"%s\" is opted out",
 						ident_for_message(DatumGetTextPP(opted_out.ids[0])),
-						ident_for_message(args.organization)),
+						ident_for_message(args->organization)),
 				 errdetail("Once forgotten, the user's events would be accepted again."),
 				 errhint("Opt the user in first, or pass force => true.")));
+	links = lock_aliases(args, &args->users);
+	result.aliases = links_aliases(&links);
+	return result;
+}
 
-	aliases = lock_aliases(&args, &args.users);
-	if (aliases.count > 0 && args.reported)
-		nperiods += links_count_periods(args.organization, &aliases);
-	values[0] = PointerGetDatum(args.organization);
-	values[1] = PointerGetDatum(user_ids_to_array(&args.users));
-	values[2] = PointerGetDatum(user_ids_to_array(&aliases));
-	phase(&args, PROGRESS_DELETING, nperiods);
-	if (aliases.count > 0)
-		count = tables_select_count("WITH u AS ("
-									"DELETE FROM optout.product_user "
-									"WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
-									"), p AS ("
-									"DELETE FROM optout.opt_out_period "
-									"WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
-									"), a AS ("
-									"DELETE FROM optout.user_alias "
-									"WHERE organization = $1 AND alias = ANY ($3) RETURNING user_id"
-									"), c AS ("
-									"DELETE FROM optout.opt_out_period "
-									"WHERE organization = $1 AND user_id = ANY ($3) AND alias_of IS NOT NULL"
-									") SELECT count(*) FROM "
-									"(SELECT user_id FROM u UNION SELECT user_id FROM p "
-									"UNION SELECT user_id FROM a) AS forgotten",
-									3, argtypes, values, NULL);
-	else
-		count = tables_select_count("WITH u AS ("
-									"DELETE FROM optout.product_user "
-									"WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
-									"), p AS ("
-									"DELETE FROM optout.opt_out_period "
-									"WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
-									") SELECT count(*) FROM "
-									"(SELECT user_id FROM u UNION SELECT user_id FROM p) AS forgotten",
-									2, argtypes, values, NULL);
-	end_command(&args);
-	return count;
+/*
+ * How many rows of the users the snapshot shows.
+ */
+static uint64
+forget_count_rows(const AdminArgs *args, Snapshot snapshot)
+{
+	Oid			argtypes[2] = {TEXTOID, TEXTARRAYOID};
+	Datum		values[2];
+
+	values[0] = PointerGetDatum(args->organization);
+	values[1] = PointerGetDatum(user_ids_to_array(&args->users));
+	return tables_select_count_under(psprintf("SELECT (SELECT count(*) FROM optout.product_user "
+											  "WHERE organization = $1 AND user_id = ANY ($2))"
+											  " + (SELECT count(*) FROM optout.opt_out_period "
+											  "WHERE organization = $1 AND user_id = ANY ($2))%s",
+											  tables_has_aliases() ?
+											  " + (SELECT count(*) FROM optout.user_alias "
+											  "WHERE organization = $1 AND user_id = ANY ($2))" : ""),
+									 2, argtypes, values, NULL, snapshot);
+}
+
+/*
+ * Delete the rows of the users that the snapshot shows, all of which are locked.
+ * Returns of how many users there were any.
+ */
+static uint64
+forget_delete(const AdminArgs *args, const Forgotten *forgotten, Snapshot snapshot)
+{
+	Oid			argtypes[3] = {TEXTOID, TEXTARRAYOID, TEXTARRAYOID};
+	Datum		values[3];
+	bool		has_aliases = forgotten->aliases.count > 0;
+	uint64		nperiods = forgotten->nperiods;
+
+	nperiods += guess_copies(nperiods, args->users.count, forgotten->aliases.count);
+	values[0] = PointerGetDatum(args->organization);
+	values[1] = PointerGetDatum(user_ids_to_array(&args->users));
+	values[2] = PointerGetDatum(user_ids_to_array(&forgotten->aliases));
+	phase(args, PROGRESS_DELETING, nperiods);
+	return tables_select_count_under(psprintf("WITH u AS ("
+											  "DELETE FROM optout.product_user "
+											  "WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
+											  "), p AS ("
+											  "DELETE FROM optout.opt_out_period "
+											  "WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
+											  ")%s SELECT count(*) FROM "
+											  "(SELECT user_id FROM u UNION SELECT user_id FROM p%s) AS forgotten",
+											  has_aliases ? ", a AS ("
+											  "DELETE FROM optout.user_alias "
+											  "WHERE organization = $1 AND alias = ANY ($3) RETURNING user_id"
+											  "), c AS ("
+											  "DELETE FROM optout.opt_out_period "
+											  "WHERE organization = $1 AND user_id = ANY ($3) AND alias_of IS NOT NULL"
+											  ")" : "",
+											  has_aliases ? " UNION SELECT user_id FROM a" : ""),
+									 has_aliases ? 3 : 2, argtypes, values, NULL, snapshot);
 }
 
 /*
@@ -421,8 +510,8 @@ link_all(FunctionCallInfo fcinfo, Links links)
 		if (nperiods > 0)
 		{
 			phase(&args, PROGRESS_WRITING_PERIODS,
-				  args.reported ? links_count_periods(args.organization, &aliases) : 0);
-			links_copy_periods(args.organization, &aliases, false);
+				  guess_copies(nperiods, args.users.count, new.count));
+			links_copy_periods(args.organization, &new, false);
 		}
 	}
 	end_command(&args);
@@ -441,8 +530,10 @@ optout_unlink(PG_FUNCTION_ARGS)
 	bool		force = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
 	AdminArgs	args = begin_command(fcinfo, aliases, ARG_TEXT(1),
 									 aliases.count >= MANY_USERS, PROGRESS_UNLINK);
-	UserIds		owners = links_owners(args.organization, &aliases);
+	Links		links = links_read(args.organization, &aliases);
+	UserIds		owners = links_users(&links);
 	UserIds		locked;
+	uint64		nperiods;
 	uint64		deleted = 0;
 
 	/*
@@ -454,21 +545,21 @@ optout_unlink(PG_FUNCTION_ARGS)
 		phase(&args, PROGRESS_LOCKING_USERS, owners.count);
 		(void) directory_lock(args.organization, &owners);
 		phase(&args, PROGRESS_LOCKING_PERIODS, owners.count);
-		(void) periods_lock(args.organization, &owners);
+		nperiods = periods_lock(args.organization, &owners);
 		phase(&args, PROGRESS_LOCKING_ALIASES, aliases.count);
 		locked = links_lock(args.organization, &aliases);
-		args.users = links_owners(args.organization, &locked);
+		links = links_read(args.organization, &locked);
+		args.users = links_users(&links);
 		if (user_ids_include(&owners, &args.users))
 			break;
 		owners = args.users;
 	}
 
 	if (!force)
-		links_refuse_opted_out(args.organization, &locked);
+		links_refuse_opted_out(args.organization, &links);
 	if (locked.count > 0)
 	{
-		phase(&args, PROGRESS_DELETING,
-			  args.reported ? links_count_periods(args.organization, &locked) : 0);
+		phase(&args, PROGRESS_DELETING, guess_copies(nperiods, owners.count, locked.count));
 		deleted = links_delete(args.organization, &locked);
 	}
 	end_command(&args);

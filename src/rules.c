@@ -515,6 +515,7 @@ rules_collect(void)
 	ReturnSetInfo result = {.type = T_ReturnSetInfo};
 	TupleTableSlot *slot;
 	FmgrInfo	flinfo;
+
 	LOCAL_FCINFO(fcinfo, 0);
 
 	/* as in a query's FROM, which would take longer than all else here */
@@ -586,7 +587,10 @@ rules_collect_altered(RulesWork *work, const CollectedCommand *command)
 	Oid			relid = command->d.alterTable.objectId;
 	ListCell   *cell;
 
-	/* by the command as it was written: what was recorded has been transformed */
+	/*
+	 * by the command as it was written: what was recorded has been
+	 * transformed
+	 */
 	foreach(cell, ((AlterTableStmt *) command->parsetree)->cmds)
 	{
 		switch (lfirst_node(AlterTableCmd, cell)->subtype)

@@ -27,7 +27,7 @@ CREATE TABLE form (n int GENERATED ALWAYS AS IDENTITY, form text, query text, st
 -- Execute the queries, each in a transaction of its own.
 \set try 'SELECT unnest(ARRAY[''TRUNCATE event, optout.discard_ledger'', format(''INSERT INTO event %s'', query), format(''UPDATE form SET stored = (SELECT count(*) FROM event), discarded = (SELECT COALESCE(sum(d.discarded), 0) FROM optout.discards d), offered = (SELECT count(*) FROM (%s) AS q) WHERE n = %s'', replace(query, ''optout.accepts'', ''everybody''), n)]) FROM form ORDER BY n \\gexec'
 
--- What README.md recommends: whatever may drop an event or double it is done
+-- What doc/recipes.md recommends: whatever may drop an event or double it is done
 -- below OFFSET 0, and the filter is asked above it.
 INSERT INTO form (form, query)
 SELECT form, format('SELECT e.* FROM (%s OFFSET 0) e WHERE optout.accepts(e.user_id)', query)

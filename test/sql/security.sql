@@ -1,4 +1,4 @@
--- What roles without authority try: see README, Security.
+-- What roles without authority try: see doc/security.md.
 \set VERBOSITY terse
 CREATE EXTENSION optout;
 CREATE ROLE regress_nobody;

@@ -57,7 +57,7 @@ my $contents = q{
 	UNION ALL SELECT 'discards', o::text FROM optout.discards o
 	ORDER BY 1, 2};
 
-# A dump of the older version, restored as README says.
+# A dump of the older version, restored as doc/upgrading.md says.
 sub restore
 {
 	my ($dbname, $old) = @_;
@@ -84,6 +84,17 @@ my $answers = q{
 	  FROM unnest('{alice,bob,carol,nobody}'::text[]) AS u;
 	ROLLBACK};
 
+# Routines and who may execute them; what is new comes after these.
+my $routines = q{
+	SELECT oid, proname, proacl FROM pg_proc WHERE pronamespace = 'optout'::regnamespace AND oid < %s ORDER BY oid};
+
+# Functions whose symbols the older library has, too: what it does in them is right
+# after the update as well.  Of all others a session that still has it gets an error.
+my $symbols = q{SELECT DISTINCT prosrc FROM pg_proc WHERE pronamespace = 'optout'::regnamespace AND probin IS NOT NULL};
+my $kept = join("\n", qw(optout_accepts_support optout_add_to_filter optout_command_progress
+	optout_enroll optout_enroll_array optout_filter_statistics optout_grant_authority optout_guard
+	optout_is_opted_out_support optout_load_progress optout_revoke_authority optout_sign_in optout_unguard));
+
 my $fill = q{
 	SELECT optout.enroll('{alice,bob,carol}'::text[]), optout.enroll('alice', 'acme', 'Alice', 'alice@example.org');
 	SELECT optout.opt_out('{alice,bob}'::text[], reason => 'old'), optout.opt_in('bob'), optout.opt_out('alice', 'acme');
@@ -96,9 +107,18 @@ my $fill = q{
 	CREATE FUNCTION back(u text) RETURNS boolean LANGUAGE sql BEGIN ATOMIC SELECT optout.opt_in(u, 'acme'); END;
 	CREATE VIEW back AS SELECT optout.opt_in('nobody');
 	GRANT EXECUTE ON FUNCTION back TO administrator;
+	DO $$
+	DECLARE
+		routine regprocedure;
+	BEGIN
+		FOR routine IN SELECT oid FROM pg_proc WHERE pronamespace = 'optout'::regnamespace
+						  AND proname IN ('accepts', 'is_opted_out', 'opt_out', 'opt_in', 'forget', 'settle', 'verify') LOOP
+			EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO asker', routine);
+		END LOOP;
+	END $$;
 	GRANT SELECT ON dashboard TO administrator};
 
-$node->safe_psql('postgres', 'CREATE DATABASE new; CREATE ROLE administrator; CREATE ROLE other');
+$node->safe_psql('postgres', 'CREATE DATABASE new; CREATE ROLE administrator; CREATE ROLE other; CREATE ROLE asker');
 $node->safe_psql('new', 'CREATE EXTENSION optout');
 $node->safe_psql('new', $fill);
 my $expected_schema = schema('new');
@@ -116,6 +136,9 @@ for my $old (@old)
 	like($before[1], qr/^alice\|f\|f.*\nbob\|t\|t\|.*\ncarol\|t/, "$old: answers");
 	is($session->query('SELECT shared_filter, optout.verify() FROM optout.status'), 'ready|0', "$old: filter");
 	is($session->query('SET ROLE administrator; CALL optout.settle(); RESET ROLE'), '', "$old: settle() and authority");
+	my $next = $node->safe_psql($dbname, q{SELECT max(oid)::bigint + 1 FROM pg_proc});
+	my $granted = $node->safe_psql($dbname, sprintf($routines, $next));
+	my %old_symbols = map { $_ => 1 } split(/\n/, $node->safe_psql($dbname, $symbols));
 	my $settle = $session->query(q{SELECT 'optout.settle'::regproc::oid, (SELECT proacl FROM pg_proc WHERE oid = 'optout.settle'::regproc)});
 	restore($dbname, $old);
 
@@ -144,8 +167,9 @@ for my $old (@old)
 			SET ROLE administrator; SELECT optout.opt_in('alice', 'acme'); SELECT shared_filter FROM dashboard; RESET ROLE;
 			INSERT INTO event VALUES ('alice', 'acme') RETURNING user_id}),
 		"carol\nt\nready\nalice", "$old: updated, guard and administrator go on");
-	isnt($session->query(q{SELECT prosrc FROM pg_proc WHERE oid = 'optout.discard_opted_out()'::regprocedure}), 'optout_discard_opted_out',
-		"$old: updated, the library of 1.1 would not serve guards that it does not understand");
+	is($node->safe_psql($dbname, sprintf($routines, $next)), $granted, "$old: updated, everybody may execute what they could");
+	is( join("\n", sort grep { $old_symbols{$_} } split(/\n/, $node->safe_psql($dbname, $symbols))),
+		join("\n", grep { $old_symbols{$_} } split(/\n/, $kept)), "$old: updated, what the older library would still serve");
 	is( $session->query(q{
 			CREATE TABLE tracks (user_id text, device text);
 			SELECT optout.guard('tracks', ARRAY['user_id', 'device']);

@@ -1,4 +1,4 @@
-# One authority and three ingest servers, set up with what the README says and no
+# One authority and three ingest servers, set up with what doc/fleet.md says and no
 # more: an opt-out is in force everywhere when settle_replicas() returns; a server
 # that is cut off is named and falls behind, as optout.replicas and optout.status
 # show, and catches up.  A standby is shown as well.
@@ -12,16 +12,16 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep);
 
-# The README's blocks for the authority, or for an ingest server.
-sub readme
+# The page's blocks for the authority, or for an ingest server.
+sub page
 {
 	my ($where) = @_;
 
-	return slurp_file("$FindBin::RealBin/../../README.md") =~ /^```sql \Q$where\E\n(.*?)^```$/msg;
+	return slurp_file("$FindBin::RealBin/../../doc/fleet.md") =~ /^```sql \Q$where\E\n(.*?)^```$/msg;
 }
 
-my ($publish, $opt_out, $synchronous, $all_discards) = readme('authority');
-my ($subscribe, $again, $publish_discards) = readme('ingest server');
+my ($publish, $opt_out, $synchronous, $all_discards) = page('authority');
+my ($subscribe, $again, $publish_discards) = page('ingest server');
 my $settings = "shared_preload_libraries = 'optout'\nautovacuum = off\nwal_retrieve_retry_interval = '100ms'\n";
 my $authority = new_server('authority', { allows_streaming => 'logical' }, $settings);
 my @ingest = map { new_server("ingest$_", { allows_streaming => 'logical' }, $settings) } 1 .. 3;
@@ -130,7 +130,7 @@ for my $server (@ingest)
 is(discarded($_), 'bob / bob', "server $_: the first copy is in force") for 1 .. 3;
 is($_->safe_psql('postgres', 'SELECT count(*) FROM optout.product_user'), '0', 'no names and addresses there') for @ingest;
 
-# What the README says to do for an opt-out
+# What doc/fleet.md says to do for an opt-out
 my ($said) = $authority->safe_psql('postgres', $opt_out);
 like($said, qr/^t\n(?:ingest1\|t\|\d+)\n(?:ingest2\|t\|\d+)\n(?:ingest3\|t\|\d+)$/, 'opted out and settled');
 is(discarded($_), 'alice bob / alice bob', "server $_: in force when settle_replicas() has returned") for 1 .. 3;
@@ -152,7 +152,7 @@ is($authority->safe_psql('postgres', $checked), 'f|behind, incomplete or unknown
 my $error;
 do { $error = errors_of($authority, q{CALL optout.settle_replicas('1 s')}) } while $error =~ /Behind: .*ingest[13]/;
 $error =~ s/55000: |psql:<stdin>:\d+: |CONTEXT:.*//sg;
-ok(index(slurp_file("$FindBin::RealBin/../../README.md"), $error) >= 0, 'it is named, as the README shows') or diag $error;
+ok(index(slurp_file("$FindBin::RealBin/../../doc/fleet.md"), $error) >= 0, 'it is named, as doc/fleet.md shows') or diag $error;
 replicas_become('name, connected, lag > 0', "ingest1|t|f\ningest2|f|t\ningest3|t|f", 'it is behind');
 ok($authority->poll_query_until('postgres', q{
 	SELECT r.name FROM optout.status, jsonb_each_text(replica_lag) AS r (name, lag) WHERE lag::bigint > 0}, 'ingest2'), 'as status shows');
@@ -245,7 +245,7 @@ is(discarded(1), discarded(2), 'a list copied anew');
 
 # Standbys for reports: with a slot, without, and one behind the first
 $authority->backup('base');
-my @standbys = map { PostgreSQL::Test::Cluster->new("report$_") } 1 .. 3;
+my @standbys = map { OptoutTest::Server->new("report$_") } 1 .. 3;
 for my $standby (@standbys)
 {
 	$standby->init_from_backup($authority, 'base', has_streaming => 1);

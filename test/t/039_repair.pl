@@ -1,6 +1,6 @@
 # What "pg_restore --data-only --disable-triggers" leaves: neither the filter nor
 # replication by the guards.  optout.repair() puts back both.  And uninstalling: the
-# dump of the state that README names, and the way back from it.
+# dump of the state that doc/upgrading.md names, and the way back from it.
 use strict;
 use warnings;
 use FindBin;
@@ -107,10 +107,9 @@ like(errors_of($node, q{SET log_statement = none; SELECT optout.enroll('A0EEBC99
 	qr/WARNING:  01000: user id "A0EEBC99/, 'enroll() warns of what is no text form of a uuid');
 unlike(slurp_file($node->logfile), qr/A0EEBC99|a0eebc99/, 'but not in the log');
 
-# Uninstalling, as README has it, of guards that were renamed and altered.  Its blocks
-# are read from there.
-my $readme = slurp_file("$FindBin::RealBin/../../README.md");
-my ($uninstalling) = $readme =~ /\n## Uninstalling\n(.*?)\n## /s;
+# Uninstalling, with the blocks of doc/upgrading.md, of guards that were renamed and
+# altered.
+my ($uninstalling) = slurp_file("$FindBin::RealBin/../../doc/upgrading.md") =~ /\n## Uninstalling\n(.*)/s;
 my ($dump) = $uninstalling =~ /```sh\n(.*?)```/s;
 my ($statements) = $uninstalling =~ /```sql\n(.*?)```/s;
 
@@ -130,11 +129,11 @@ cmp_ok(scalar(split /\n/, $expected), '>=', 5, 'there is state to lose');
 my ($out, $err);
 IPC::Run::run([ 'pg_dump', '-n', 'optout', '-d', $node->connstr('target') ], '>', \$out, '2>', \$err);
 unlike($out, qr/alice/, 'pg_dump -n optout dumps nothing');
-like($dump, qr/^pg_dump .*product >optout\.sql$/m, 'README names another command');
+like($dump, qr/^pg_dump .*product >optout\.sql$/m, 'the page names another command');
 (my $command = $dump) =~ s/\bproduct >optout\.sql/-d '@{[ $node->connstr('target') ]}' >$dir\/optout.sql/;
 is(system($command), 0, 'it succeeds');
 $node->safe_psql('target', $statements);
-is($node->safe_psql('target', q{SELECT count(*) FROM pg_namespace WHERE nspname = 'optout'}), '0', 'README uninstalls');
+is($node->safe_psql('target', q{SELECT count(*) FROM pg_namespace WHERE nspname = 'optout'}), '0', 'the page uninstalls');
 is($node->safe_psql('target', q{SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal}), '0', 'no guard is left');
 $node->command_ok([ 'psql', '-Xq1', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('target'), '-f', "$dir/optout.sql" ],
 	'the dump restores');

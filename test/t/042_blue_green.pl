@@ -1,5 +1,5 @@
 # Blue/green: a new server takes the old one's place by logical replication of all
-# tables, with what the README says.  Nothing is lost, no guard lets anything pass,
+# tables, with what doc/fleet.md says.  Nothing is lost, no guard lets anything pass,
 # and the two ledgers do not collide.
 use strict;
 use warnings;
@@ -10,7 +10,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my ($copy, $switch) = slurp_file("$FindBin::RealBin/../../README.md") =~ /^```sql green\n(.*?)^```$/msg;
+my ($copy, $switch) = slurp_file("$FindBin::RealBin/../../doc/fleet.md") =~ /^```sql green\n(.*?)^```$/msg;
 my $settings = "shared_preload_libraries = 'optout'\nautovacuum = off\nwal_retrieve_retry_interval = '100ms'\nmax_logical_replication_workers = 20\nmax_worker_processes = 30\n";
 my $blue = new_server('blue', { allows_streaming => 'logical' }, $settings);
 my $green = new_server('green', { allows_streaming => 'logical' }, $settings);

@@ -14,7 +14,7 @@ my $there = $probe->safe_psql('postgres', q{SELECT count(*) FROM pg_available_ex
 $probe->stop;
 plan skip_all => 'not run: Citus is not installed' if !$there;
 
-my ($follow) = slurp_file("$FindBin::RealBin/../../README.md") =~ /^```sql coordinator\n(.*?)^```$/ms;
+my ($follow) = slurp_file("$FindBin::RealBin/../../doc/fleet.md") =~ /^```sql coordinator\n(.*?)^```$/ms;
 my $settings = "shared_preload_libraries = 'citus, optout'\nlisten_addresses = '127.0.0.1'\nmax_connections = 100\nautovacuum = off\n"
   . "wal_retrieve_retry_interval = '100ms'\n";
 my ($coordinator, @workers) = map { new_server($_, { allows_streaming => 'logical' }, $settings) } 'coordinator', 'worker1', 'worker2', 'worker3';
@@ -68,7 +68,7 @@ sub refused
 refused('nobody follows', sort keys %statement);
 like($coordinator->safe_psql('postgres', "EXPLAIN $statement{'is_opted_out, pushed down'}"), qr/Custom Scan/, 'EXPLAIN is no error');
 
-# What the README says to do
+# What doc/fleet.md says to do
 $follow =~ s/host=coordinator dbname=product user=ingest_server/'host=127.0.0.1 port=' . $coordinator->port . ' dbname=postgres'/e or die;
 sub follow
 {

@@ -77,8 +77,8 @@ for my $options ([], ['-Fc'])
 	answers('a1 in, a2 in, alice in, b1 in, bob out, c1 in, carol in', "$name: opted in", $node, $name);
 }
 
-# A subscriber of the columns that the README publishes
-my ($publish) = slurp_file("$FindBin::RealBin/../../README.md") =~ /^(CREATE PUBLICATION opt_outs .*?;)$/ms;
+# A subscriber of the columns that doc/fleet.md publishes
+my ($publish) = slurp_file("$FindBin::RealBin/../../doc/fleet.md") =~ /^(CREATE PUBLICATION opt_outs .*?;)$/ms;
 $node->safe_psql('postgres', $publish);
 $subscriber->safe_psql('postgres', 'CREATE EXTENSION optout');
 my $connection = 'host=' . $node->host . ' port=' . $node->port . ' dbname=postgres';
