@@ -654,19 +654,6 @@ guard_request_of(Relation rel, const char *name)
 }
 
 /*
- * What the relation's guard reads of its rows; NULL where it has none of its own.
- */
-EventShape *
-guard_shape_of(Relation rel)
-{
-	Guards		guards = guard_find(rel);
-	List	   *own = list_concat(guards.by_hand, guards.by_rule);
-	List	   *arguments = own == NIL ? NIL : guard_parse_trigger(guard_namesake(rel, linitial(own)));
-
-	return arguments == NIL ? NULL : event_shape(rel, arguments);
-}
-
-/*
  * Drop the guards of their own that rules have made for the relation, unless it is
  * left out, and for its partitions, which inherit its guard.  Those of partitions
  * that are not the caller's stay; they do no harm.

@@ -49,7 +49,6 @@ extern Oid	guard_function(void);
 extern Guards guard_find(Relation rel);
 extern List *guard_shapes(Relation rel);
 extern GuardRequest guard_request_of(Relation rel, const char *name);
-extern EventShape *guard_shape_of(Relation rel);
 extern void guard_create_by_rule(Relation rel, const GuardRequest *request);
 extern void guard_drop_by_rule(Oid relid, bool partitions_only);
 extern void guard_let_owner_add_partitions(Relation rel);
