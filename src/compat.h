@@ -17,10 +17,12 @@
 	(AssertMacro((classid) == RelationRelationId), \
 	 pg_class_ownercheck(objectid, roleid))
 #define object_aclcheck(classid, objectid, roleid, mode) \
-	(AssertMacro((classid) == ProcedureRelationId), \
-	 pg_proc_aclcheck(objectid, roleid, mode))
+	((classid) == ProcedureRelationId ? \
+	 pg_proc_aclcheck(objectid, roleid, mode) : \
+	 pg_namespace_aclcheck(objectid, roleid, mode))
 /* what a setting's check hook returns is freed with free() there */
 #define guc_malloc(elevel, size) malloc(size)
+#define pgstat_get_local_beentry_by_index(idx) pgstat_fetch_stat_local_beentry(idx)
 typedef bool TU_UpdateIndexes;
 #define EnableDisableTrigger(rel, tgname, tgparent, fires_when, skip_system, recurse, lockmode) \
 	EnableDisableTriggerNew(rel, tgname, fires_when, skip_system, recurse, lockmode)

@@ -50,6 +50,8 @@ static AttrNumber event_find_column(Relation rel, const EventArgument *argument,
 static bool event_is_accepted_at_once(const EventShape *shape, TupleTableSlot *slot);
 static text *event_ident(const EventShape *shape, const EventSource *source,
 						 TupleTableSlot *slot, EventPayload *payload);
+static int	event_idents(const EventShape *shape, TupleTableSlot *slot, EventPayload *payload,
+						 text **user_ids);
 static text *event_organization(const EventShape *shape, TupleTableSlot *slot, EventPayload *payload);
 static bool event_time(const EventShape *shape, TupleTableSlot *slot, EventPayload *payload,
 					   TimestampTz *occurred_at);
@@ -57,6 +59,8 @@ static text *event_get_path(const EventShape *shape, const PayloadPath *path, Tu
 							EventPayload *payload, bool *is_string);
 static bool event_column_changes(AttrNumber attnum, TupleTableSlot *before, TupleTableSlot *after);
 static bool event_payload_changes(const EventShape *shape, TupleTableSlot *before, TupleTableSlot *after);
+static bool event_path_changes(const EventShape *shape, TupleTableSlot *before, TupleTableSlot *after,
+							   EventPayload *payloads);
 static bool event_same_text(text *a, text *b);
 
 /*
@@ -439,6 +443,69 @@ event_changes(const EventShape *shape, TupleTableSlot *before, TupleTableSlot *a
 	return nchanged;
 }
 
+/*
+ * All ids of the row, and how many.
+ */
+static int
+event_idents(const EventShape *shape, TupleTableSlot *slot, EventPayload *payload, text **user_ids)
+{
+	int			nuser_ids = 0;
+
+	for (int i = 0; i < shape->nuser_ids; i++)
+	{
+		user_ids[nuser_ids] = event_ident(shape, &shape->user_ids[i], slot, payload);
+		if (user_ids[nuser_ids] != NULL)
+			nuser_ids++;
+	}
+	return nuser_ids;
+}
+
+/*
+ * Whether an UPDATE may make a stored event this one.  If not, it counts as
+ * discarded, once.
+ *
+ * If the event stays of the same organization and time, only the ids that it gets
+ * are asked about: it was an event of the others before, and to refuse the UPDATE
+ * would leave it with all of their ids.
+ */
+bool
+event_update_is_accepted(const EventShape *shape, TupleTableSlot *before, TupleTableSlot *after)
+{
+	EventPayload payloads[2] = {{false}};
+	text	   *organization;
+	text	  **old_ids;
+	text	  **new_ids;
+	int			nold;
+	int			nnew;
+	int			nasked = 0;
+	TimestampTz occurred_at;
+	const TimestampTz *at;
+
+	if (event_column_changes(shape->organization.attnum, before, after) ||
+		event_column_changes(shape->occurred_at.attnum, before, after) ||
+		event_path_changes(shape, before, after, payloads))
+		return event_is_accepted(shape, after);
+
+	old_ids = palloc(shape->nuser_ids * sizeof(text *));
+	new_ids = palloc(shape->nuser_ids * sizeof(text *));
+	nold = event_idents(shape, before, &payloads[0], old_ids);
+	nnew = event_idents(shape, after, &payloads[1], new_ids);
+	for (int i = 0; i < nnew; i++)
+	{
+		bool		found = false;
+
+		for (int j = 0; j < nold && !found; j++)
+			found = event_same_text(new_ids[i], old_ids[j]);
+		if (!found)
+			new_ids[nasked++] = new_ids[i];
+	}
+	if (nasked == 0)
+		return true;
+	organization = event_organization(shape, after, &payloads[1]);
+	at = event_time(shape, after, &payloads[1], &occurred_at) ? &occurred_at : NULL;
+	return accepts_event_of_all(organization, new_ids, nasked, at);
+}
+
 static bool
 event_column_changes(AttrNumber attnum, TupleTableSlot *before, TupleTableSlot *after)
 {
@@ -467,7 +534,6 @@ event_payload_changes(const EventShape *shape, TupleTableSlot *before, TupleTabl
 				ynull;
 	Datum		x = slot_getattr(before, shape->payload.attnum, &xnull);
 	Datum		y = slot_getattr(after, shape->payload.attnum, &ynull);
-	TimestampTz times[2] = {0, 0};
 
 	/* the same bytes, or the same pointer to what is stored elsewhere */
 	if (xnull && ynull)
@@ -483,6 +549,18 @@ event_payload_changes(const EventShape *shape, TupleTableSlot *before, TupleTabl
 							 event_ident(shape, &shape->user_ids[i], after, &payloads[1])))
 			return true;
 	}
+	return event_path_changes(shape, before, after, payloads);
+}
+
+/*
+ * Whether a path leads to another organization or time.
+ */
+static bool
+event_path_changes(const EventShape *shape, TupleTableSlot *before, TupleTableSlot *after,
+				   EventPayload *payloads)
+{
+	TimestampTz times[2] = {0, 0};
+
 	if (shape->organization.path != NULL &&
 		!event_same_text(event_organization(shape, before, &payloads[0]),
 						 event_organization(shape, after, &payloads[1])))

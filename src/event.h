@@ -75,6 +75,8 @@ event_max_changes(const EventShape *shape)
 }
 
 extern bool event_is_accepted(const EventShape *shape, TupleTableSlot *slot);
+extern bool event_update_is_accepted(const EventShape *shape, TupleTableSlot *before,
+									 TupleTableSlot *after);
 extern int	event_changes(const EventShape *shape, TupleTableSlot *before, TupleTableSlot *after,
 						  AttrNumber *changed);
 

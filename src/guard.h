@@ -1,6 +1,6 @@
 /*
  * guard.h
- *		What guards, views over guarded tables, and rules have in common.
+ *		What others have to know of guards.
  */
 #ifndef OPTOUT_GUARD_H
 #define OPTOUT_GUARD_H
@@ -30,7 +30,8 @@ typedef struct Guards
 	List	   *by_hand;
 	List	   *by_rule;
 	List	   *off;			/* those that do not fire always */
-	bool		inherited;		/* there is one of a partitioned table above it */
+	bool		inherited;		/* there is one of a partitioned table above
+								 * it */
 } Guards;
 
 extern Relation guard_open_own_table(FunctionCallInfo fcinfo);
@@ -41,10 +42,12 @@ extern GuardRequest guard_request_from_args(FunctionCallInfo fcinfo);
 extern List *guard_user_ids(ArrayType *array);
 extern void guard_check_request(const GuardRequest *request);
 extern void guard_check_path(const GuardRequest *request, EventRole role, const char *path);
-extern void guard_payload_unused(const char *payload) pg_attribute_noreturn();
+extern void guard_payload_unused(const char *payload);
 extern void guard_note_organizations(const GuardRequest *request, const char *what, const char *name);
 
+extern Oid	guard_function(void);
 extern Guards guard_find(Relation rel);
+extern List *guard_shapes(Relation rel);
 extern GuardRequest guard_request_of(Relation rel, const char *name);
 extern EventShape *guard_shape_of(Relation rel);
 extern void guard_create_by_rule(Relation rel, const GuardRequest *request);

@@ -128,8 +128,8 @@ SELECT count(*) FROM source;
 CREATE TABLE wh.repeatable AS SELECT * FROM source WHERE n = 1;
 SELECT * FROM wh.repeatable;
 COMMIT;
-CREATE PUBLICATION regress_everything FOR ALL TABLES;
 SET client_min_messages = error;
+CREATE PUBLICATION regress_everything FOR ALL TABLES;
 CREATE TABLE wh.published AS SELECT * FROM source WHERE n = 1;
 RESET client_min_messages;
 SELECT * FROM wh.published;
@@ -218,6 +218,7 @@ SELECT optout.guard_schema('wh');
 SELECT relation, user_ids, by_rule FROM guards;
 -- by hand instead of the rule's, and back
 SELECT optout.guard('wh.both', ARRAY['user_id', 'person']);
+SELECT relation, user_ids, by_rule FROM guards WHERE relation = 'wh.both'::regclass;
 ALTER TABLE wh.both ADD more int;
 SELECT relation, user_ids, by_rule FROM guards WHERE relation = 'wh.both'::regclass;
 SELECT tgname FROM pg_trigger WHERE tgrelid = 'wh.both'::regclass;

@@ -316,5 +316,34 @@ for my $order ('n DESC', "md5('a' || n)", "md5('b' || n)", "md5('c' || n)")
 	}
 }
 
+# Whoever is cancelled while reading the whole table does not try again at once, but
+# goes by look-ups for longer than before.
+{
+	my $session = OptoutTest::Session->new($node);
+	my $ask = sub { my ($upto) = @_; return "SELECT count(*) FROM generate_series(1, $upto) n WHERE NOT optout.accepts('user ' || n, NULL, '1900-01-02')" };
+	# the look-up that is the 256th, and then has it read
+	my $cancelled = q{SELECT pg_cancel_backend(pg_backend_pid()), optout.accepts('user 256', NULL, '1900-01-02')};
+
+	$node->safe_psql('postgres', q{
+		TRUNCATE optout.opt_out_period;
+		INSERT INTO optout.opt_out_period
+		SELECT 'default', 'user ' || n, '1900-01-01', '1900-01-03', 'x', 'x' FROM generate_series(1, 16000) n;
+		VACUUM ANALYZE optout.opt_out_period});
+	wait_until_ready($session);
+	$session->query("SET work_mem = '64MB'");
+	($result, @by) = counted($session, $ask->(255));
+	is("$result $by[2]", '255 255', 'look-ups, before the whole table is read');
+	like($session->query_fails($cancelled), qr/ERROR:  57014/, 'cancelled while it is read');
+	($result, @by) = counted($session, $ask->(255));
+	is("$result $by[2]", '255 255', 'cancelled while it is read: nothing is left');
+	like($session->query_fails($cancelled), qr/ERROR:  57014/, 'cancelled where it would have been read');
+	($result, @by) = counted($session, $ask->(256));
+	is("$result $by[2]", '256 0', 'cancelled where it would have been read: all is left');
+	($result, @by) = counted($session, $ask->(16000));
+	is($result, '16000', 'read after twice as many look-ups');
+	cmp_ok($by[2], '<', 512, 'read after twice as many look-ups: the memo answers the rest');
+	$session->quit;
+}
+
 $node->stop;
 done_testing();

@@ -50,7 +50,10 @@ my %question = (
 	'event time' => q{SELECT optout.accepts('alice', occurred_at => now())},
 	guard => q{INSERT INTO event SELECT * FROM staging},
 	'guard, update' => q{INSERT INTO event VALUES (NULL); UPDATE event SET user_id = 'alice'},
-	sign_in => q{SELECT optout.sign_in('alice')});
+	sign_in => q{SELECT optout.sign_in('alice')},
+	purge => q{CALL optout.purge('{alice}')},
+	'purge, dry run' => q{CALL optout.purge('{alice}', dry_run => true)},
+	stored_events => q{SELECT optout.stored_events('{alice}')});
 
 # Every question is an error, to everybody.
 sub refused
