@@ -57,6 +57,7 @@
 
 PG_FUNCTION_INFO_V1(optout_purge);
 
+static bool purge_dry_run(FunctionCallInfo fcinfo);
 static void purge_check_transaction(void);
 static void purge_check_tables(List *guarded, text *organization);
 static List *purge_lock_tables(List *guarded, text *organization, LOCKMODE lockmode);
@@ -78,7 +79,7 @@ optout_purge(PG_FUNCTION_ARGS)
 {
 	UserIds		users = user_ids_from_array(PG_ARGISNULL(0) ? NULL : PG_GETARG_ARRAYTYPE_P(0));
 	text	   *organization = organization_resolve(PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
-	bool		dry_run = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
+	bool		dry_run = purge_dry_run(fcinfo);
 	List	   *guarded;
 	List	   *tables;
 	UserIds		aliases;
@@ -137,6 +138,19 @@ optout_purge(PG_FUNCTION_ARGS)
 	}
 	progress_end();
 	PG_RETURN_VOID();
+}
+
+/*
+ * Nobody shall lose events for want of an argument.
+ */
+static bool
+purge_dry_run(FunctionCallInfo fcinfo)
+{
+	if (PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("dry_run must not be null")));
+	return PG_GETARG_BOOL(2);
 }
 
 /*
