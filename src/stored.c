@@ -56,8 +56,10 @@ static bool stored_line_scans(const char *line);
  * so is what TimescaleDB copies to its chunks.
  *
  * A table comes before those that it refers to, through whatever other tables, so
- * that details of events are gone before the events.  Where tables refer to each
- * other in a circle, their order is as good as any.
+ * that details of events are gone before the events.  It is so by how many tables
+ * can be reached from each: all that can be from those that it refers to, and more,
+ * unless these refer back to it.  Where tables refer to each other in a circle, their
+ * order is as good as any.
  */
 List *
 stored_guarded(void)
@@ -77,12 +79,11 @@ stored_guarded(void)
 							  "SELECT DISTINCT COALESCE(pg_partition_root(k.conrelid), k.conrelid)::oid AS relid, "
 							  "COALESCE(pg_partition_root(k.confrelid), k.confrelid)::oid AS to_relid "
 							  "FROM pg_constraint k WHERE k.contype = 'f'"
-							  "), reached (relid, through, steps) AS ("
-							  "SELECT g.relid, COALESCE(pg_partition_root(g.relid), g.relid)::oid, 0 FROM guarded g "
-							  "UNION SELECT r.relid, f.to_relid, r.steps + 1 "
-							  "FROM reached r JOIN reference f ON f.relid = r.through AND f.to_relid <> f.relid "
-							  "WHERE r.steps < 100"
-							  ") SELECT r.relid FROM reached r GROUP BY r.relid ORDER BY max(r.steps) DESC, r.relid",
+							  "), reached (relid, through) AS ("
+							  "SELECT g.relid, COALESCE(pg_partition_root(g.relid), g.relid)::oid FROM guarded g "
+							  "UNION SELECT r.relid, f.to_relid "
+							  "FROM reached r JOIN reference f ON f.relid = r.through"
+							  ") SELECT r.relid FROM reached r GROUP BY r.relid ORDER BY count(*) DESC, r.relid",
 							  1, argtypes, values);
 }
 
