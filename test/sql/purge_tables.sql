@@ -68,6 +68,15 @@ SELECT tableoid::regclass, id, user_id FROM parent ORDER BY id;
 SET client_min_messages = warning;
 DROP TABLE parent CASCADE;
 SET client_min_messages = notice;
+-- one that names no organization, though the parent has to
+CREATE TABLE parent (id int, user_id text, org text NOT NULL);
+CREATE TABLE child () INHERITS (parent);
+ALTER TABLE child ALTER COLUMN org DROP NOT NULL;
+SELECT optout.guard('parent', ARRAY['user_id'], organization => 'org');
+INSERT INTO child VALUES (1, 'alice', 'default'), (2, 'alice', NULL), (3, 'alice', 'acme'), (4, 'bob', NULL);
+CALL optout.purge(ARRAY['alice']);
+SELECT * FROM parent ORDER BY id;
+DROP TABLE parent, child;
 
 -- Foreign tables are left alone: the promise could not be kept there
 CREATE EXTENSION postgres_fdw;
