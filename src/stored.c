@@ -228,9 +228,11 @@ stored_guarded_parents(Oid relid, List *guarded)
 	foreach(cell, guarded)
 	{
 		Oid			parent = lfirst_oid(cell);
+		char		relkind = get_rel_relkind(parent);
 
-		if (parent != relid && has_subclass(parent) &&
-			get_rel_relkind(parent) != RELKIND_PARTITIONED_TABLE &&
+		/* a table that is no parent of this one may have been dropped */
+		if (parent != relid && relkind != '\0' && relkind != RELKIND_PARTITIONED_TABLE &&
+			has_subclass(parent) &&
 			list_member_oid(find_all_inheritors(parent, NoLock, NULL), relid))
 			result = lappend_oid(result, parent);
 	}
