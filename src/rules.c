@@ -902,8 +902,9 @@ rules_rename(char **column, const RulesReason *reason)
 
 /*
  * Take the action in a subtransaction, with all rights.  Returns the error, if
- * there was one but a cancel; what waits at guard_schema()'s request may give up
- * waiting, too.
+ * there was one but a cancel.  What guard_schema() asks for fails as well where
+ * waiting is given up, or resources are used up, such as memory for locks: then the
+ * tables to follow would fare no better.
  */
 static ErrorData *
 rules_try(RulesAction action, Oid oid, const RulesReason *reason)
@@ -938,7 +939,8 @@ rules_try(RulesAction action, Oid oid, const RulesReason *reason)
 	if (error != NULL &&
 		(error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
 		 (reason->sweep && (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
-							error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED))))
+							error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
+							ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES))))
 		ReThrowError(error);
 	return error;
 }
