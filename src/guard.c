@@ -713,7 +713,10 @@ guard_let_owner_add_partitions(Relation rel)
 		object_aclcheck(ProcedureRelationId, discard, owner, ACL_EXECUTE) == ACLCHECK_OK)
 		return;
 
-	/* of two who grant at once the second would fail: "tuple concurrently updated" */
+	/*
+	 * of two who grant at once the second would fail: "tuple concurrently
+	 * updated"
+	 */
 	LockDatabaseObject(ProcedureRelationId, discard, 0, ShareUpdateExclusiveLock);
 	if (object_aclcheck(ProcedureRelationId, discard, owner, ACL_EXECUTE) != ACLCHECK_OK)
 		guard_run(psprintf("GRANT EXECUTE ON FUNCTION optout.discard_opted_out() TO %s",

@@ -30,7 +30,8 @@ typedef struct Guards
 	List	   *by_hand;
 	List	   *by_rule;
 	List	   *off;			/* those that do not fire always */
-	bool		inherited;		/* there is one of a partitioned table above it */
+	bool		inherited;		/* there is one of a partitioned table above
+								 * it */
 } Guards;
 
 extern Relation guard_open_own_table(FunctionCallInfo fcinfo);

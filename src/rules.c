@@ -582,7 +582,10 @@ rules_collect_altered(RulesWork *work, const CollectedCommand *command)
 	Oid			relid = command->d.alterTable.objectId;
 	ListCell   *cell;
 
-	/* by the command as it was written: what was recorded has been transformed */
+	/*
+	 * by the command as it was written: what was recorded has been
+	 * transformed
+	 */
 	foreach(cell, ((AlterTableStmt *) command->parsetree)->cmds)
 	{
 		switch (lfirst_node(AlterTableCmd, cell)->subtype)
