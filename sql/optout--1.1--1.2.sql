@@ -488,10 +488,90 @@ SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.verify() IS
 'How many rows of optout.opt_out_period the shared filter would miss, and how many aliases have other periods than their user or are enrolled as a user themselves; anything but 0 is a bug, or somebody has written to the tables. It reads the whole table. For the owner of the extension, and for roles with EXECUTE on it, which need nothing else.';
 
+-- purge() looks for a user's aliases by their periods as well: a subscriber has no others.
+CREATE INDEX opt_out_period_alias_of_idx ON optout.opt_out_period (organization, alias_of)
+	WHERE alias_of IS NOT NULL;
+
 REVOKE ALL ON optout.user_alias FROM PUBLIC;
 REVOKE ALL ON FUNCTION optout.refuse_aliases(), optout.delete_alias_periods(),
 	optout.link(text, text[], text, text), optout.link(text[], text[], text, text),
 	optout.unlink(text[], text, boolean) FROM PUBLIC;
+
+----------------------------------------------------------------------
+-- What was stored before
+----------------------------------------------------------------------
+
+CREATE TABLE optout.purge_ledger (
+	purged_at timestamptz NOT NULL,
+	purged_by text NOT NULL,
+	organization text COLLATE pg_catalog."C" NOT NULL,
+	relation text NOT NULL,
+	deleted bigint NOT NULL,
+	CONSTRAINT purge_ledger_organization_check
+		CHECK (organization NOT IN ('', '*') AND pg_catalog.octet_length(organization) <= 1024),
+	CONSTRAINT purge_ledger_deleted_check CHECK (deleted >= 0)
+) USING heap;
+CREATE INDEX purge_ledger_organization_idx ON optout.purge_ledger (organization, purged_at);
+ALTER TABLE optout.purge_ledger
+	ALTER COLUMN organization SET STATISTICS 0, ALTER COLUMN purged_by SET STATISTICS 0;
+COMMENT ON TABLE optout.purge_ledger IS
+'How many events optout.purge() has deleted: a row for each guarded table that it looked into. It never says whose they were.';
+COMMENT ON COLUMN optout.purge_ledger.purged_at IS 'When they had been deleted; the same for all tables of a call.';
+COMMENT ON COLUMN optout.purge_ledger.purged_by IS 'Role that called optout.purge().';
+COMMENT ON COLUMN optout.purge_ledger.organization IS 'Organization of the users.';
+COMMENT ON COLUMN optout.purge_ledger.relation IS 'Name of the table at that time, with its schema.';
+COMMENT ON COLUMN optout.purge_ledger.deleted IS 'Number of events deleted, which may be 0.';
+SELECT pg_catalog.pg_extension_config_dump('optout.purge_ledger', '');
+REVOKE ALL ON optout.purge_ledger FROM PUBLIC;
+
+CREATE VIEW optout.purges WITH (security_barrier) AS
+SELECT p.purged_at, p.purged_by, p.organization, p.relation, p.deleted
+  FROM optout.purge_ledger p
+ WHERE EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*')
+UNION ALL
+SELECT o.*
+  FROM optout.readable_organization r
+	   CROSS JOIN LATERAL
+	   (SELECT p.purged_at, p.purged_by, p.organization, p.relation, p.deleted
+		  FROM optout.purge_ledger p
+		 WHERE p.organization = r.organization
+		OFFSET 0) o
+ WHERE NOT EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*');
+COMMENT ON VIEW optout.purges IS
+'How many events of your organizations optout.purge() has deleted, a row for each call and guarded table; never whose.';
+COMMENT ON COLUMN optout.purges.purged_at IS 'When they had been deleted; the same for all tables of a call.';
+COMMENT ON COLUMN optout.purges.purged_by IS 'Role that called optout.purge().';
+COMMENT ON COLUMN optout.purges.organization IS 'Organization of the users.';
+COMMENT ON COLUMN optout.purges.relation IS 'Name of the table at that time, with its schema.';
+COMMENT ON COLUMN optout.purges.deleted IS 'Number of events deleted, which may be 0.';
+REVOKE ALL ON optout.purges FROM PUBLIC;
+GRANT SELECT ON optout.purges TO PUBLIC;
+
+-- Immutable, for indexes.  It knows of nobody, so everybody may execute it.
+CREATE FUNCTION optout.json_id(document json, path text)
+RETURNS text
+AS 'MODULE_PATHNAME', 'optout_json_id' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION optout.json_id(json, text) IS
+'The id that a guard reads at a path such as $.user.id of a document: a string or number as text, else NULL. No document is an error. For indexes on columns of type json, which optout.purge() and optout.stored_events() use.';
+REVOKE ALL ON FUNCTION optout.json_id(json, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION optout.json_id(json, text) TO PUBLIC;
+
+CREATE FUNCTION optout.stored_events(user_ids text[], organization text DEFAULT NULL)
+RETURNS TABLE (relation regclass, events bigint)
+AS 'MODULE_PATHNAME', 'optout_stored_events' LANGUAGE C
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION optout.stored_events(text[], text) IS
+'How many events of these users and their aliases guarded tables hold: a row for each table that holds any. Needs authority to read the organization, and what it takes to read the tables: error 42501 names one that the caller may not read, or not without row-level security.';
+REVOKE ALL ON FUNCTION optout.stored_events(text[], text) FROM PUBLIC;
+-- it asks for authority, as the views do
+GRANT EXECUTE ON FUNCTION optout.stored_events(text[], text) TO PUBLIC;
+
+CREATE PROCEDURE optout.purge(user_ids text[], organization text DEFAULT NULL, dry_run boolean DEFAULT false)
+AS 'MODULE_PATHNAME', 'optout_purge' LANGUAGE C
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON PROCEDURE optout.purge(text[], text, boolean) IS
+'Delete what guarded tables hold of these users, who are opted out, and of their aliases. After it is committed, no guarded table holds an event of theirs, and none can come while they are out. It waits for all who have asked the filter; opting these users in waits for it. A NOTICE says how many of each table; with dry_run, how many it would delete. Needs SELECT and DELETE on the tables (error 42501). Error 55000 for a user who is not opted out, a guard that does not fire always, and events that a trigger or rule keeps from being deleted; 25001 in a transaction that has written, or at another isolation level than READ COMMITTED.';
+REVOKE ALL ON PROCEDURE optout.purge(text[], text, boolean) FROM PUBLIC;
 
 ----------------------------------------------------------------------
 -- Who it was
@@ -691,12 +771,12 @@ REVOKE ALL ON optout.unmatchable FROM PUBLIC;
 GRANT SELECT ON optout.unmatchable TO PUBLIC;
 
 COMMENT ON VIEW optout.progress IS
-'How far commands have come that are running in this database: the adding of keys after a start, and administration of 1000 users or more by one call. It names nobody. Like pg_stat_activity, it shows the same throughout a transaction, and no session in which track_activities is off. A session shows one command, the last that has begun; none within a command whose progress the server shows, such as COPY.';
-COMMENT ON COLUMN optout.progress.command IS '''add keys'', ''enroll'', ''opt out'', ''opt in'', ''forget'', ''link'', or ''unlink''.';
+'How far commands have come that are running in this database: the adding of keys after a start, purges, and administration of 1000 users or more by one call. It names nobody. Like pg_stat_activity, it shows the same throughout a transaction, and no session in which track_activities is off. A session shows one command, the last that has begun; none within a command whose progress the server shows, such as COPY.';
+COMMENT ON COLUMN optout.progress.command IS '''add keys'', ''enroll'', ''opt out'', ''opt in'', ''forget'', ''link'', ''unlink'', or ''purge''.';
 COMMENT ON COLUMN optout.progress.phase IS
-'What it is doing. ''add keys'': ''reading the table''. The others, in this order as far as they need to: ''locking users'', ''locking periods'', ''locking open periods'', ''locking aliases''; ''writing users'', ''writing aliases'', ''checking aliases'', ''writing periods'' or ''deleting''; ''updating the filter''. Periods of aliases are written after those of their users.';
-COMMENT ON COLUMN optout.progress.done IS 'How much of total is done in this phase. While the command writes or deletes, it stays 0.';
-COMMENT ON COLUMN optout.progress.total IS 'How much there is to do in this phase, at most: when reading the table its blocks, else users or aliases; when deleting or copying and then updating the filter, periods, of which those of aliases are estimated.';
+'What it is doing. ''add keys'': ''reading the table''. ''purge'': ''locking tables'', ''locking open periods'', ''waiting for transactions'', ''deleting events''. The others, in this order as far as they need to: ''locking users'', ''locking periods'', ''locking open periods'', ''locking aliases''; ''writing users'', ''writing aliases'', ''checking aliases'', ''writing periods'' or ''deleting''; ''updating the filter''. Periods of aliases are written after those of their users.';
+COMMENT ON COLUMN optout.progress.done IS 'How much of total is done in this phase. While the command writes or deletes rows of the extension''s tables, it stays 0.';
+COMMENT ON COLUMN optout.progress.total IS 'How much there is to do in this phase, at most: when reading the table its blocks, when locking tables or deleting events tables, else users or aliases; when deleting or copying and then updating the filter, periods, of which those of aliases are estimated.';
 
 -- Where a guard reads a path, the payload is the column to look for.
 CREATE VIEW optout.unguarded WITH (security_barrier) AS
@@ -816,18 +896,21 @@ SELECT c.name, c.ok, c.detail
 						pg_catalog.count(*) || ' in force')
 		  FROM (SELECT p.name, NOT p.connected OR COALESCE(p.lag > 16777216, true) AS behind FROM optout.replicas p) r
 		 UNION ALL
-		SELECT 'aliases', pg_catalog.count(*) FILTER (WHERE a.differs) = 0,
-			   COALESCE('opted out otherwise than their users: ' || NULLIF(pg_catalog.count(*) FILTER (WHERE a.differs), 0),
-						pg_catalog.count(*) || ' as their users')
-		  FROM (SELECT u.opted_out_at IS DISTINCT FROM p.opted_out_at AS differs
-				  FROM (SELECT o.organization, o.user_id, o.opted_out_at FROM optout.opt_out_period o WHERE o.opted_in_at IS NULL) p
-					   RIGHT JOIN (SELECT l.organization, l.alias, l.user_id FROM optout.user_alias l
-									UNION
-								   SELECT c.organization, c.user_id, c.alias_of FROM optout.opt_out_period c
-									WHERE c.alias_of IS NOT NULL AND c.opted_in_at IS NULL) a
-					   ON p.organization = a.organization AND p.user_id = a.alias
-					   LEFT JOIN (SELECT o.organization, o.user_id, o.opted_out_at FROM optout.opt_out_period o WHERE o.opted_in_at IS NULL) u
-					   ON u.organization = a.organization AND u.user_id = a.user_id) a
+		SELECT 'aliases', NOT d.found,
+			   CASE WHEN d.found THEN 'some are opted out otherwise than their users: see optout.verify()' ELSE 'as their users' END
+		  FROM (SELECT EXISTS (SELECT
+								 FROM optout.user_alias l
+									  LEFT JOIN optout.opt_out_period p
+									  ON p.organization = l.organization AND p.user_id = l.alias AND p.opted_in_at IS NULL
+									  LEFT JOIN optout.opt_out_period u
+									  ON u.organization = l.organization AND u.user_id = l.user_id AND u.opted_in_at IS NULL
+								WHERE p.opted_out_at IS DISTINCT FROM u.opted_out_at)
+					   -- a subscriber knows an alias by its periods only
+					   OR EXISTS (SELECT
+									FROM optout.opt_out_period p
+										 LEFT JOIN optout.opt_out_period u
+										 ON u.organization = p.organization AND u.user_id = p.alias_of AND u.opted_in_at IS NULL
+								   WHERE p.opted_in_at IS NULL AND p.alias_of IS NOT NULL AND u.user_id IS NULL) AS found) d
 		 UNION ALL
 		SELECT 'organizations', pg_catalog.count(*) FILTER (WHERE o.unknown) = 0,
 			   COALESCE('not in the directory: ' || pg_catalog.string_agg(o.organization, ', ' ORDER BY o.organization) FILTER (WHERE o.unknown),

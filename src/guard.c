@@ -90,7 +90,6 @@ typedef struct GuardTrigger
 	bool		uses_payload;
 } GuardTrigger;
 
-static Oid	discard_function(void);
 static Guards guard_find_all(Relation rel, Oid function, char fires);
 static bool guard_is_by_rule(const char *name);
 static Trigger *guard_namesake(Relation rel, const char *name);
@@ -116,6 +115,7 @@ static int64 guard_enable(Oid relid, Oid function, char fires);
 static List *guard_relations_off(Oid function);
 static char *guard_text_arg(FunctionCallInfo fcinfo, int arg);
 static EventShape *guard_shape(FunctionCallInfo fcinfo);
+static EventShape *guard_shape_by(Relation rel, const Trigger *trigger);
 
 /*
  * Open the relation given by the first argument, which must be a table that
@@ -155,8 +155,11 @@ guard_open_own_table(FunctionCallInfo fcinfo)
 	return rel;
 }
 
-static Oid
-discard_function(void)
+/*
+ * The function whose triggers are guards.
+ */
+Oid
+guard_function(void)
 {
 	Oid			function = tables_function("discard_opted_out");
 
@@ -173,7 +176,7 @@ discard_function(void)
 Guards
 guard_find(Relation rel)
 {
-	return guard_find_all(rel, discard_function(), TRIGGER_FIRES_ALWAYS);
+	return guard_find_all(rel, guard_function(), TRIGGER_FIRES_ALWAYS);
 }
 
 /*
@@ -263,7 +266,7 @@ guard_has_any(Oid relid, Oid function)
 static void
 warn_of_gaps(Relation rel)
 {
-	Oid			discard = discard_function();
+	Oid			discard = guard_function();
 	Oid			owner = rel->rd_rel->relowner;
 	bool		has_children = rel->rd_rel->relkind == RELKIND_RELATION &&
 		find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL;
@@ -320,7 +323,7 @@ warn_of_gaps(Relation rel)
 static void
 guard_warn_of_children(Relation rel)
 {
-	Oid			function = discard_function();
+	Oid			function = guard_function();
 	List	   *children = find_all_inheritors(RelationGetRelid(rel), NoLock, NULL);
 	char	   *first = NULL;
 	int			count = 0;
@@ -519,7 +522,7 @@ guard_check_relation(Relation rel)
 static void
 guard_check_namesake(Relation rel, const char *name)
 {
-	Oid			discard = discard_function();
+	Oid			discard = guard_function();
 	Trigger    *namesake = guard_namesake(rel, name);
 
 	if (namesake != NULL && namesake->tgfoid != discard)
@@ -651,19 +654,6 @@ guard_request_of(Relation rel, const char *name)
 }
 
 /*
- * What the relation's guard reads of its rows; NULL where it has none of its own.
- */
-EventShape *
-guard_shape_of(Relation rel)
-{
-	Guards		guards = guard_find(rel);
-	List	   *own = list_concat(guards.by_hand, guards.by_rule);
-	List	   *arguments = own == NIL ? NIL : guard_parse_trigger(guard_namesake(rel, linitial(own)));
-
-	return arguments == NIL ? NULL : event_shape(rel, arguments);
-}
-
-/*
  * Drop the guards of their own that rules have made for the relation, unless it is
  * left out, and for its partitions, which inherit its guard.  Those of partitions
  * that are not the caller's stay; they do no harm.
@@ -702,7 +692,7 @@ guard_drop_by_rule(Oid relid, bool partitions_only)
 void
 guard_let_owner_add_partitions(Relation rel)
 {
-	Oid			discard = discard_function();
+	Oid			discard = guard_function();
 	Oid			owner = rel->rd_rel->relowner;
 	TriggerDesc *trigdesc = rel->trigdesc;
 	bool		by_rule = false;
@@ -1024,7 +1014,7 @@ optout_unguard(PG_FUNCTION_ARGS)
 Datum
 optout_repair(PG_FUNCTION_ARGS)
 {
-	Oid			discard = discard_function();
+	Oid			discard = guard_function();
 	int64		count = 0;
 	ListCell   *cell;
 
@@ -1169,25 +1159,52 @@ static EventShape *
 guard_shape(FunctionCallInfo fcinfo)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-	Trigger    *trigger = trigdata->tg_trigger;
 	MemoryContext oldcontext;
-	List	   *arguments;
 
 	if (fcinfo->flinfo->fn_extra != NULL)
 		return fcinfo->flinfo->fn_extra;
 
 	oldcontext = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
-	arguments = guard_parse_trigger(trigger);
+	fcinfo->flinfo->fn_extra = guard_shape_by(trigdata->tg_relation, trigdata->tg_trigger);
+	MemoryContextSwitchTo(oldcontext);
+	return fcinfo->flinfo->fn_extra;
+}
+
+/*
+ * What a trigger of the relation is to read, or an error if it does not say so.
+ */
+static EventShape *
+guard_shape_by(Relation rel, const Trigger *trigger)
+{
+	List	   *arguments = guard_parse_trigger(trigger);
+
 	if (arguments == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("trigger \"%s\" of relation \"%s\" does not say which columns to read",
-						trigger->tgname,
-						RelationGetRelationName(trigdata->tg_relation)),
+						trigger->tgname, RelationGetRelationName(rel)),
 				 errhint("Let optout.guard() create it.")));
-	fcinfo->flinfo->fn_extra = event_shape(trigdata->tg_relation, arguments);
-	MemoryContextSwitchTo(oldcontext);
-	return fcinfo->flinfo->fn_extra;
+	return event_shape(rel, arguments);
+}
+
+/*
+ * What the guards of a relation read of its rows, of each guard, inherited or not.
+ */
+List *
+guard_shapes(Relation rel)
+{
+	Oid			function = guard_function();
+
+	/* look-ups in catalogs can move what the relation cache has */
+	TriggerDesc *trigdesc = CopyTriggerDesc(rel->trigdesc);
+	List	   *result = NIL;
+
+	for (int i = 0; trigdesc != NULL && i < trigdesc->numtriggers; i++)
+	{
+		if (trigdesc->triggers[i].tgfoid == function)
+			result = lappend(result, guard_shape_by(rel, &trigdesc->triggers[i]));
+	}
+	return result;
 }
 
 /*

@@ -1,6 +1,6 @@
 /*
  * guard.h
- *		What guards, views over guarded tables, and rules have in common.
+ *		What others have to know of guards.
  */
 #ifndef OPTOUT_GUARD_H
 #define OPTOUT_GUARD_H
@@ -45,9 +45,10 @@ extern void guard_check_path(const GuardRequest *request, EventRole role, const 
 extern void guard_payload_unused(const char *payload);
 extern void guard_note_organizations(const GuardRequest *request, const char *what, const char *name);
 
+extern Oid	guard_function(void);
 extern Guards guard_find(Relation rel);
+extern List *guard_shapes(Relation rel);
 extern GuardRequest guard_request_of(Relation rel, const char *name);
-extern EventShape *guard_shape_of(Relation rel);
 extern void guard_create_by_rule(Relation rel, const GuardRequest *request);
 extern void guard_drop_by_rule(Oid relid, bool partitions_only);
 extern void guard_let_owner_add_partitions(Relation rel);

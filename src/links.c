@@ -66,6 +66,7 @@
 #define Anum_organization 1
 #define Anum_user_id 2
 #define Anum_opted_out_at 3
+#define Anum_alias_of 8
 
 PG_FUNCTION_INFO_V1(optout_refuse_aliases);
 PG_FUNCTION_INFO_V1(optout_delete_alias_periods);
@@ -82,6 +83,7 @@ static int	links_compare_users(const Link *a, const Link *b);
 static Links links_make(Datum *users, Datum *aliases, int count);
 static Datum *links_column(const Links *links, bool users);
 static Datum links_array(const Links *links, bool users);
+static void links_refuse_alias(text *organization, Datum alias, Datum user);
 static void links_refuse_foreign(text *organization, const Links *links);
 static text *links_first_with_row(const char *table, const char *index, text *organization,
 								  const UserIds *ids, bool dirty);
@@ -254,13 +256,75 @@ links_refuse_aliases(text *organization, const UserIds *users)
 		return;
 	found = links_read(organization, users);
 	if (found.count > 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("\"%s\" of organization \"%s\" is an alias, not a user",
-						ident_for_message(DatumGetTextPP(found.links[0].alias)),
-						ident_for_message(organization)),
-				 errhint("Pass its user, \"%s\".",
-						 ident_for_message(DatumGetTextPP(found.links[0].user)))));
+		links_refuse_alias(organization, found.links[0].alias, found.links[0].user);
+}
+
+static void
+links_refuse_alias(text *organization, Datum alias, Datum user)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("\"%s\" of organization \"%s\" is an alias, not a user",
+					ident_for_message(DatumGetTextPP(alias)), ident_for_message(organization)),
+			 errhint("Pass its user, \"%s\".", ident_for_message(DatumGetTextPP(user)))));
+}
+
+/*
+ * The same on a subscriber, too, which knows aliases by their periods only.
+ */
+void
+links_refuse_known_aliases(text *organization, const UserIds *users)
+{
+	Relation	rel = tables_open("opt_out_period", AccessShareLock);
+	TablesWalk	walk;
+
+	links_refuse_aliases(organization, users);
+	tables_beginwalk(&walk, rel, tables_index(rel, "opt_out_period_pkey"), organization, NULL);
+	for (int i = 0; i < users->count; i++)
+	{
+		HeapTuple	tuple = tables_walk_to(&walk, DatumGetTextPP(users->ids[i]));
+
+		CHECK_FOR_INTERRUPTS();
+		if (tuple != NULL && !heap_attisnull(tuple, Anum_alias_of, RelationGetDescr(rel)))
+			links_refuse_alias(organization, users->ids[i], tables_walk_value(&walk, Anum_alias_of));
+	}
+	tables_endwalk(&walk);
+	table_close(rel, NoLock);
+}
+
+/*
+ * The aliases of the users, likewise.
+ */
+UserIds
+links_find_known(text *organization, const UserIds *users)
+{
+	Links		links = links_find(organization, users);
+	UserIds		known = links_aliases(&links);
+	Relation	rel = tables_open("opt_out_period", AccessShareLock);
+	TablesWalk	walk;
+	Datum	   *ids = known.ids;
+	int			count = known.count;
+	int			room = Max(count, 1);
+
+	tables_beginwalk(&walk, rel, tables_index(rel, "opt_out_period_alias_of_idx"), organization, NULL);
+	for (int i = 0; i < users->count; i++)
+	{
+		for (HeapTuple tuple = tables_walk_to(&walk, DatumGetTextPP(users->ids[i]));
+			 tuple != NULL; tuple = tables_walk_on(&walk))
+		{
+			CHECK_FOR_INTERRUPTS();
+			if (count == room)
+			{
+				room *= 2;
+				ids = repalloc_huge(ids, room * sizeof(Datum));
+			}
+			ids[count++] = tables_walk_value(&walk, Anum_user_id);
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+	tables_endwalk(&walk);
+	table_close(rel, NoLock);
+	return user_ids_from_datums(ids, count);
 }
 
 /*

@@ -31,6 +31,8 @@ extern UserIds links_aliases(const Links *links);
 
 extern void links_refuse_aliases(text *organization, const UserIds *users);
 extern Links links_find(text *organization, const UserIds *users);
+extern UserIds links_find_known(text *organization, const UserIds *users);
+extern void links_refuse_known_aliases(text *organization, const UserIds *users);
 extern UserIds links_lock(text *organization, const UserIds *aliases);
 extern Links links_read(text *organization, const UserIds *ids);
 

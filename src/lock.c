@@ -11,6 +11,11 @@
  *
  * Everybody locks rows in the order of their users' ids, so nobody waits for
  * somebody who waits for them.
+ *
+ * Whoever waits for a row holds no more than AccessShareLock on its table, unless
+ * the transaction has done more before.  For purge() (purge.c) lets others wait for
+ * rows of the state table while it waits itself for all who hold more on it, as
+ * those do who have asked the filter (settle.c).
  */
 #include "postgres.h"
 
@@ -123,7 +128,7 @@ UserIds
 lock_users(const char *table, const char *index, text *organization,
 		   const UserIds *users, LockTupleMode mode, uint64 *nrows)
 {
-	Relation	rel = tables_open(table, RowExclusiveLock);
+	Relation	rel = tables_open(table, AccessShareLock);
 	Oid			indexid = tables_index(rel, index);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	TablesWalk	walk;

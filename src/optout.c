@@ -32,6 +32,9 @@
  *	directory.c		who there is
  *	links.c			other ids of theirs
  *	admin.c			what administrators call
+ *	match.c			which stored rows are somebody's
+ *	stored.c		what guarded tables hold
+ *	purge.c			its deletion
  *	support.c		what the planner is told
  *	status.c		what the administrator is told
  *

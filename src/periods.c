@@ -232,6 +232,41 @@ periods_lock_open(text *organization, const UserIds *users)
 }
 
 /*
+ * The same for whoever wants them to stay open and changes nothing: others may do
+ * so as well.  The directory does not matter then.
+ */
+UserIds
+periods_share_open(text *organization, const UserIds *users)
+{
+	return lock_users("opt_out_period", "opt_out_period_open_key", organization, users,
+					  LockTupleShare, NULL);
+}
+
+/*
+ * Those of the users who have an open period, which may end at any time.
+ */
+UserIds
+periods_find_open(text *organization, const UserIds *users)
+{
+	Relation	rel = tables_open("opt_out_period", AccessShareLock);
+	TablesWalk	walk;
+	UserIds		result;
+
+	result.count = 0;
+	result.ids = palloc_extended(Max(users->count, 1) * sizeof(Datum), MCXT_ALLOC_HUGE);
+	tables_beginwalk(&walk, rel, tables_index(rel, "opt_out_period_open_key"), organization, NULL);
+	for (int i = 0; i < users->count; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (tables_walk_to(&walk, DatumGetTextPP(users->ids[i])) != NULL)
+			result.ids[result.count++] = users->ids[i];
+	}
+	tables_endwalk(&walk);
+	table_close(rel, NoLock);
+	return result;
+}
+
+/*
  * Lock all periods of the users, ended or not, for whoever deletes them.
  * Returns how many.
  */

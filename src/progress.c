@@ -5,7 +5,7 @@
  *
  * It is for those that administer many users at once.  A million take seconds, on
  * a slow disk or behind locks minutes, and whoever waits for them has to decide
- * whether to go on waiting.
+ * whether to go on waiting.  A purge may take long for a single user.
  *
  * It is kept where the server keeps the progress of its own commands, in the
  * session's entry of pg_stat_activity.  Others read it there without a lock, and
@@ -60,6 +60,7 @@ static const Wording commands[] = {
 	[PROGRESS_FORGET] = {"forget", "forgetting"},
 	[PROGRESS_LINK] = {"link", "linking"},
 	[PROGRESS_UNLINK] = {"unlink", "unlinking"},
+	[PROGRESS_PURGE] = {"purge", "purging"},
 };
 
 /* in the log: so many of so many ... */
@@ -74,6 +75,9 @@ static const Wording phases[] = {
 	[PROGRESS_LOCKING_ALIASES] = {"locking aliases", "aliases locked"},
 	[PROGRESS_WRITING_ALIASES] = {"writing aliases", "aliases written"},
 	[PROGRESS_CHECKING_ALIASES] = {"checking aliases", "aliases checked"},
+	[PROGRESS_LOCKING_TABLES] = {"locking tables", "tables locked"},
+	[PROGRESS_SETTLING] = {"waiting for transactions", "transactions waited for"},
+	[PROGRESS_PURGING] = {"deleting events", "tables purged"},
 };
 
 static bool progress_is_shown(void);

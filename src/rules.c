@@ -15,13 +15,14 @@
  *	  transaction ends, and so does guard_schema(), in a mode that conflicts.
  *	  So guard_schema() waits for those who were there before, and then sees their
  *	  tables.  Those who come later wait, and then their event trigger sees the rule.
- * 2. Who gives a table other columns, attaches or detaches it, has it locked for
- *	  nobody else until the transaction ends.  guard_schema() opens each table of
+ * 2. Who gives a table other columns, attaches or detaches it, has it locked against
+ *	  everybody until the transaction ends.  guard_schema() opens each table of
  *	  the schema, whatever its columns, and keeps that lock.  So again one of the two
  *	  waits, and sees what the other has done.
- * 3. Who renames a schema locks nothing.  So the event trigger locks the table of
- *	  rules then, in a mode that conflicts with guard_schema()'s; and, as rule 1 has
- *	  it, the schema, for those who create tables under its former name.
+ * 3. Who renames a schema locks it the same way; where the server does not, as in
+ *	  some minor releases, the event trigger does.  So nobody creates a table under
+ *	  the former name that it would not see.  And guard_schema() waits, or is waited
+ *	  for, if it is called for the schema that had the new name before.
  *
  * Rules are read under the latest snapshot, whatever that of the transaction.
  *
@@ -59,9 +60,11 @@
 #include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "commands/extension.h"
-#include "executor/spi.h"
+#include "executor/executor.h"
+#include "executor/tuptable.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "nodes/execnodes.h"
 #include "nodes/parsenodes.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
@@ -74,6 +77,7 @@
 #include "utils/rel.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
 
 #include "compat.h"
 #include "event.h"
@@ -89,6 +93,9 @@
 #define Anum_rule_time_zone 6
 #define Anum_rule_fixed_organization 7
 #define Natts_rule 7
+
+/* a column of pg_event_trigger_ddl_commands() */
+#define Anum_ddl_commands_command 9
 
 PG_FUNCTION_INFO_V1(optout_guard_schema);
 PG_FUNCTION_INFO_V1(optout_unguard_schema);
@@ -171,7 +178,6 @@ optout_guard_schema(PG_FUNCTION_ARGS)
 	request = guard_request_from_args(fcinfo);
 	rules_check_request(&request);
 
-	table_close(tables_open("guard_rule", ExclusiveLock), NoLock);
 	rules_lock_schema(nspid);
 	if (get_namespace_name(nspid) == NULL || strcmp(get_namespace_name(nspid), schema) != 0)
 		ereport(ERROR,
@@ -200,7 +206,6 @@ optout_unguard_schema(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("schema must not be null")));
 
-	table_close(tables_open("guard_rule", ExclusiveLock), NoLock);
 	values[0] = PG_GETARG_DATUM(0);
 	if (tables_execute("DELETE FROM optout.guard_rule WHERE schema = $1", 1, argtypes, values, NULL) == 0)
 		ereport(ERROR,
@@ -507,30 +512,27 @@ static RulesWork
 rules_collect(void)
 {
 	RulesWork	work = {NIL};
-	MemoryContext context = CurrentMemoryContext;
-	List	   *commands = NIL;
-	ListCell   *cell;
-	int			rc;
+	ReturnSetInfo result = {.type = T_ReturnSetInfo};
+	TupleTableSlot *slot;
+	FmgrInfo	flinfo;
 
-	SPI_connect();
-	rc = SPI_execute("SELECT command FROM pg_catalog.pg_event_trigger_ddl_commands()", false, 0);
-	if (rc != SPI_OK_SELECT)
-		elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(rc));
-	for (uint64 i = 0; i < SPI_processed; i++)
+	LOCAL_FCINFO(fcinfo, 0);
+
+	/* as in a query's FROM, which would take longer than all else here */
+	fmgr_info(F_PG_EVENT_TRIGGER_DDL_COMMANDS, &flinfo);
+	InitFunctionCallInfoData(*fcinfo, &flinfo, 0, InvalidOid, NULL, (Node *) &result);
+	result.econtext = CreateStandaloneExprContext();
+	result.allowedModes = SFRM_Materialize;
+	FunctionCallInvoke(fcinfo);
+
+	slot = MakeSingleTupleTableSlot(result.setDesc, &TTSOpsMinimalTuple);
+	while (tuplestore_gettupleslot(result.setResult, true, false, slot))
 	{
-		MemoryContext old_context = MemoryContextSwitchTo(context);
 		bool		isnull;
 
 		/* it belongs to the server's list, which stays until the command ends */
-		commands = lappend(commands, DatumGetPointer(SPI_getbinval(SPI_tuptable->vals[i],
-																   SPI_tuptable->tupdesc, 1, &isnull)));
-		MemoryContextSwitchTo(old_context);
-	}
-	SPI_finish();
-
-	foreach(cell, commands)
-	{
-		const CollectedCommand *command = lfirst(cell);
+		Datum		value = slot_getattr(slot, Anum_ddl_commands_command, &isnull);
+		const CollectedCommand *command = (const CollectedCommand *) DatumGetPointer(value);
 
 		if (command->type == SCT_Simple)
 			rules_collect_simple(&work, command);
@@ -538,6 +540,9 @@ rules_collect(void)
 				 IsA(command->parsetree, AlterTableStmt))
 			rules_collect_altered(&work, command);
 	}
+	ExecDropSingleTupleTableSlot(slot);
+	tuplestore_end(result.setResult);
+	FreeExprContext(result.econtext, true);
 	return work;
 }
 
@@ -733,17 +738,11 @@ rules_look_at_schema(Oid nspid, const RulesReason *reason)
 static void
 rules_look_at_renamed(Oid nspid, const RulesReason *reason)
 {
-	Relation	rel = tables_try_open("guard_rule", RowShareLock);
 	GuardRequest rule;
 
-	if (rel == NULL)
-		return;
-	table_close(rel, NoLock);
+	rules_lock_schema(nspid);
 	if (rules_find(get_namespace_name(nspid), &rule))
-	{
-		rules_lock_schema(nspid);
 		rules_look_at_schema(nspid, reason);
-	}
 }
 
 /*
@@ -903,8 +902,9 @@ rules_rename(char **column, const RulesReason *reason)
 
 /*
  * Take the action in a subtransaction, with all rights.  Returns the error, if
- * there was one but a cancel; what waits at guard_schema()'s request may give up
- * waiting, too.
+ * there was one but a cancel.  What guard_schema() asks for fails as well where
+ * waiting is given up, or resources are used up, such as memory for locks: then the
+ * tables to follow would fare no better.
  */
 static ErrorData *
 rules_try(RulesAction action, Oid oid, const RulesReason *reason)
@@ -939,7 +939,8 @@ rules_try(RulesAction action, Oid oid, const RulesReason *reason)
 	if (error != NULL &&
 		(error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
 		 (reason->sweep && (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
-							error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED))))
+							error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
+							ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES))))
 		ReThrowError(error);
 	return error;
 }
@@ -992,7 +993,7 @@ static void
 rules_discard_stored(Oid relid)
 {
 	Relation	rel = try_table_open(relid, RowExclusiveLock);
-	EventShape *shape = rel != NULL ? guard_shape_of(rel) : NULL;
+	List	   *shapes = rel != NULL ? guard_shapes(rel) : NIL;
 	MemoryContext context;
 	MemoryContext old_context;
 	Snapshot	snapshot;
@@ -1001,7 +1002,7 @@ rules_discard_stored(Oid relid)
 	Oid			save_userid;
 	int			save_sec_context;
 
-	if (shape == NULL)
+	if (shapes == NIL)
 	{
 		if (rel != NULL)
 			table_close(rel, NoLock);
@@ -1018,11 +1019,13 @@ rules_discard_stored(Oid relid)
 	scan = table_beginscan(rel, snapshot, 0, NULL, SO_NONE);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
-		bool		accepted;
+		bool		accepted = true;
+		ListCell   *cell;
 
 		CHECK_FOR_INTERRUPTS();
 		old_context = MemoryContextSwitchTo(context);
-		accepted = event_is_accepted(shape, slot);
+		foreach(cell, shapes)
+			accepted = accepted && event_is_accepted(lfirst(cell), slot);
 		MemoryContextSwitchTo(old_context);
 		MemoryContextReset(context);
 		if (!accepted)

@@ -38,11 +38,12 @@
 #include "compat.h"
 #include "tables.h"
 
-/* what tables_select_ids() finds, and where it is to be kept */
+/* what tables_select_ids() and tables_select_oids() find, and where it is to be kept */
 typedef struct SelectedIds
 {
 	MemoryContext context;
 	UserIds		ids;
+	List	   *oids;
 } SelectedIds;
 
 /* so many rows are read until one has the id that is looked for; more is far */
@@ -58,6 +59,7 @@ static void tables_walk_search(TablesWalk *walk);
 static int	tables_walk_compare(const TablesWalk *walk, text *id);
 static void tables_save_count(void *arg);
 static void tables_save_ids(void *arg);
+static void tables_save_oids(void *arg);
 
 /* of which it is known that it is the extension's, whatever its name may be by now */
 static Oid	verified_namespace = InvalidOid;
@@ -493,6 +495,36 @@ tables_save_ids(void *arg)
 
 		CHECK_FOR_INTERRUPTS();
 		ids->ids[ids->count++] = PointerGetDatum(DatumGetTextPCopy(id));
+	}
+	MemoryContextSwitchTo(old_context);
+}
+
+/*
+ * The same for a query that returns oids or xids.
+ */
+List *
+tables_select_oids(const char *query, int nargs, Oid *argtypes, Datum *values)
+{
+	SelectedIds selected;
+
+	selected.context = CurrentMemoryContext;
+	selected.oids = NIL;
+	tables_execute_under(query, nargs, argtypes, values, NULL, NULL, tables_save_oids, &selected);
+	return selected.oids;
+}
+
+static void
+tables_save_oids(void *arg)
+{
+	SelectedIds *selected = arg;
+	MemoryContext old_context = MemoryContextSwitchTo(selected->context);
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		Datum		oid = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
+
+		selected->oids = lappend_oid(selected->oids, DatumGetObjectId(oid));
 	}
 	MemoryContextSwitchTo(old_context);
 }

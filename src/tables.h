@@ -8,6 +8,7 @@
 #include "access/genam.h"
 #include "access/skey.h"
 #include "fmgr.h"
+#include "nodes/pg_list.h"
 #include "utils/rel.h"
 #include "utils/snapshot.h"
 
@@ -76,6 +77,7 @@ extern uint64 tables_select_count_under(const char *query, int nargs, Oid *argty
 										Datum *values, const char *nulls, Snapshot snapshot);
 extern UserIds tables_select_ids(const char *query, int nargs, Oid *argtypes,
 								 Datum *values);
+extern List *tables_select_oids(const char *query, int nargs, Oid *argtypes, Datum *values);
 extern uint64 tables_execute_under(const char *command, int nargs, Oid *argtypes,
 								   Datum *values, const char *nulls,
 								   Snapshot snapshot, void (*rows) (void *arg), void *arg);

@@ -78,7 +78,7 @@ SELECT has_schema_privilege('regress_nobody', 'optout', 'CREATE') AS create_in_s
 -- Elevated functions pin their search_path.
 SELECT p.oid::regprocedure FROM pg_proc p
  WHERE p.pronamespace = 'optout'::regnamespace
-   AND p.proname !~ '^(accepts|is_opted_out|discard_opted_out|store_event|add_to_filter|refuse_aliases|filter_statistics|load_progress|command_progress|committed_lsn)'
+   AND p.proname !~ '^(accepts|is_opted_out|discard_opted_out|store_event|add_to_filter|refuse_aliases|filter_statistics|load_progress|command_progress|committed_lsn|json_id)'
    AND p.proconfig IS DISTINCT FROM '{"search_path=pg_catalog, pg_temp"}';
 
 DROP ROLE regress_nobody;

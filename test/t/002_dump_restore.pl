@@ -82,6 +82,9 @@ $node->safe_psql('source', qq{
 	INSERT INTO optout.discard_ledger VALUES
 		('acme', '2026-05-03 10:00+00', 1, 12), ('acme', '2026-05-03 10:00+00', 2, 9223372036854775807),
 		('with space', '2026-05-03 11:00+00', 1, 7);
+	INSERT INTO optout.purge_ledger VALUES
+		('2026-05-03 10:00:00.123456+00', 'acme''s Admin', 'o''brien & söhne', '"Odd ""Schema"""."Event''s"', 9223372036854775807),
+		('2026-05-03 10:00:00.123456+00', 'acme''s Admin', 'o''brien & söhne', 'public.event', 0);
 
 	SELECT optout.grant_authority('"acme''s Admin"', 'acme', 'administer');
 	SELECT optout.grant_authority('reader', 'o''brien & söhne', 'read');
@@ -102,6 +105,7 @@ my %contents = (
 	# not what the test itself discards while it asks the filter
 	discard_ledger => q{SELECT * FROM optout.discard_ledger WHERE hour < '2026-06-01' ORDER BY organization, hour, slot},
 	guard_rule => 'SELECT * FROM optout.guard_rule ORDER BY schema',
+	purge_ledger => 'SELECT * FROM optout.purge_ledger ORDER BY purged_at, relation',
 	authority => q{
 		SELECT organization, role::text, privilege FROM optout.authority
 		 WHERE role IN (SELECT oid FROM pg_roles) ORDER BY organization, role::text, privilege});

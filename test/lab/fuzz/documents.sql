@@ -161,18 +161,18 @@ SELECT bool_and(count > 3), 'an update is discarded where its document names som
 
 -- somebody who was out for ten years
 SELECT optout.enroll('past'), optout.opt_out('past'), optout.opt_in('past') \g /dev/null
-UPDATE optout.opt_out_period SET opted_out_at = '2000-01-01 00:00:00+00', opted_in_at = '2010-01-01 00:00:00+00' WHERE user_id = 'past';
+UPDATE optout.opt_out_period SET opted_out_at = '2000-01-01 00:00:00.123456+00', opted_in_at = '2010-01-01 00:00:00.123456+00' WHERE user_id = 'past';
 CREATE TABLE event_at (n int, user_id text DEFAULT 'past', doc json);
 CREATE TABLE event_local (n int, user_id text DEFAULT 'past', at timestamp);
 SELECT optout.guard('event_at', ARRAY['user_id'], occurred_at => '$.at', payload => 'doc', time_zone => 'America/New_York'),
 	   optout.guard('event_local', ARRAY['user_id'], occurred_at => 'at', time_zone => 'America/New_York') \g /dev/null
 INSERT INTO event_at (n, doc) SELECT n, doc::json FROM moment;
 INSERT INTO event_local (n, at) SELECT n, local FROM moment;
-SELECT bool_and((e.n IS NULL) = COALESCE(t.at >= '2000-01-01 00:00:00+00' AND t.at < '2010-01-01 00:00:00+00', false)), 'the guard reads times in ISO 8601, and nothing else'
+SELECT bool_and((e.n IS NULL) = COALESCE(t.at >= '2000-01-01 00:00:00.123456+00' AND t.at < '2010-01-01 00:00:00.123456+00', false)), 'the guard reads times in ISO 8601, and nothing else'
   FROM moment m
 	   CROSS JOIN LATERAL (SELECT COALESCE(m.at, m.local AT TIME ZONE 'America/New_York')) AS t (at)
 	   LEFT JOIN event_at e USING (n);
-SELECT bool_and((e.n IS NULL) = COALESCE(t.at >= '2000-01-01 00:00:00+00' AND t.at < '2010-01-01 00:00:00+00', false)), 'so it does times without zone'
+SELECT bool_and((e.n IS NULL) = COALESCE(t.at >= '2000-01-01 00:00:00.123456+00' AND t.at < '2010-01-01 00:00:00.123456+00', false)), 'so it does times without zone'
   FROM moment m
 	   CROSS JOIN LATERAL (SELECT m.local AT TIME ZONE 'America/New_York') AS t (at)
 	   LEFT JOIN event_local e USING (n);

@@ -9,7 +9,7 @@
 -- seen in views even before.
 
 ANALYZE soak.action, soak.link_action, soak.deletion, soak.offered, soak.present, soak.event, soak.guarded, soak.guarded_by_time,
-	soak.guarded_columns, soak.guarded_json, soak.guarded_jsonb, soak.erased_event;
+	soak.guarded_columns, soak.guarded_json, soak.guarded_jsonb, soak.loaded, soak.erased_event;
 
 ----------------------------------------------------------------------
 -- What is known
@@ -205,6 +205,10 @@ SELECT 'an event let through before settle() outlived erasure', NULL, count(*), 
 					  WHERE (a.organization, a.user_id) = (x.organization, translate(x.user_id, 'f', 'e'))
 						AND NOT a.opts_out AND a.action <> 0 AND a.begun > x.done)
 HAVING count(*) > 0;
+
+INSERT INTO broken
+SELECT 'a loader''s table is left', relname, 1, NULL
+  FROM pg_class WHERE relnamespace = 'soak_load'::regnamespace AND relkind IN ('r', 'p');
 
 -- offered = stored + discarded
 INSERT INTO broken
