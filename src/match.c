@@ -20,12 +20,14 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
+#include "compat.h"
 #include "event.h"
 #include "match.h"
 
@@ -58,6 +60,7 @@ static Datum match_array(int type, const UserIds *ids, int limit, int *count);
 static char *match_shape(Relation rel, const EventShape *shape, const Match *match, List **sources);
 static const char *match_organization(Relation rel, const EventShape *shape, const Match *match);
 static char *match_document_organization(Relation rel, const EventShape *shape, const Match *match);
+static bool match_never_null(Relation rel, AttrNumber attnum);
 static MatchSource *match_source(Relation rel, const EventShape *shape, const EventSource *source,
 								 const Match *match);
 static char *match_column(Relation rel, const EventSource *source, const char *parameter,
@@ -222,10 +225,21 @@ match_organization(Relation rel, const EventShape *shape, const Match *match)
 		equal = match_column(rel, source,
 							 psprintf("$%d", MATCH_ORGANIZATION(match_type(source->type))),
 							 psprintf("$%d", MATCH_ORGANIZATION(MATCH_TEXT)));
-	if (!match->is_setting || TupleDescAttr(RelationGetDescr(rel), source->attnum - 1)->attnotnull)
+	if (!match->is_setting || match_never_null(rel, source->attnum))
 		return equal != NULL ? psprintf(" AND %s", equal) : NULL;
 	return psprintf(" AND (%s%se.%s IS NULL)", equal != NULL ? equal : "", equal != NULL ? " OR " : "",
 					match_name(rel, source->attnum));
+}
+
+/*
+ * Whether no row has NULL in the column.  Inheritance children may where their parent
+ * may not.
+ */
+static bool
+match_never_null(Relation rel, AttrNumber attnum)
+{
+	return ATTRIBUTE_IS_NEVER_NULL(RelationGetDescr(rel), attnum - 1) &&
+		(rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE || !rel->rd_rel->relhassubclass);
 }
 
 /*

@@ -15,13 +15,14 @@
  *	  transaction ends, and so does guard_schema(), in a mode that conflicts.
  *	  So guard_schema() waits for those who were there before, and then sees their
  *	  tables.  Those who come later wait, and then their event trigger sees the rule.
- * 2. Who gives a table other columns, attaches or detaches it, has it locked for
- *	  nobody else until the transaction ends.  guard_schema() opens each table of
+ * 2. Who gives a table other columns, attaches or detaches it, has it locked against
+ *	  everybody until the transaction ends.  guard_schema() opens each table of
  *	  the schema, whatever its columns, and keeps that lock.  So again one of the two
  *	  waits, and sees what the other has done.
- * 3. Who renames a schema locks nothing.  So the event trigger locks the table of
- *	  rules then, in a mode that conflicts with guard_schema()'s; and, as rule 1 has
- *	  it, the schema, for those who create tables under its former name.
+ * 3. Who renames a schema locks it the same way; where the server does not, as in
+ *	  some minor releases, the event trigger does.  So nobody creates a table under
+ *	  the former name that it would not see.  And guard_schema() waits, or is waited
+ *	  for, if it is called for the schema that had the new name before.
  *
  * Rules are read under the latest snapshot, whatever that of the transaction.
  *
@@ -177,7 +178,6 @@ optout_guard_schema(PG_FUNCTION_ARGS)
 	request = guard_request_from_args(fcinfo);
 	rules_check_request(&request);
 
-	table_close(tables_open("guard_rule", ExclusiveLock), NoLock);
 	rules_lock_schema(nspid);
 	if (get_namespace_name(nspid) == NULL || strcmp(get_namespace_name(nspid), schema) != 0)
 		ereport(ERROR,
@@ -206,7 +206,6 @@ optout_unguard_schema(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("schema must not be null")));
 
-	table_close(tables_open("guard_rule", ExclusiveLock), NoLock);
 	values[0] = PG_GETARG_DATUM(0);
 	if (tables_execute("DELETE FROM optout.guard_rule WHERE schema = $1", 1, argtypes, values, NULL) == 0)
 		ereport(ERROR,
@@ -516,6 +515,7 @@ rules_collect(void)
 	ReturnSetInfo result = {.type = T_ReturnSetInfo};
 	TupleTableSlot *slot;
 	FmgrInfo	flinfo;
+
 	LOCAL_FCINFO(fcinfo, 0);
 
 	/* as in a query's FROM, which would take longer than all else here */
@@ -587,7 +587,10 @@ rules_collect_altered(RulesWork *work, const CollectedCommand *command)
 	Oid			relid = command->d.alterTable.objectId;
 	ListCell   *cell;
 
-	/* by the command as it was written: what was recorded has been transformed */
+	/*
+	 * by the command as it was written: what was recorded has been
+	 * transformed
+	 */
 	foreach(cell, ((AlterTableStmt *) command->parsetree)->cmds)
 	{
 		switch (lfirst_node(AlterTableCmd, cell)->subtype)
@@ -735,17 +738,11 @@ rules_look_at_schema(Oid nspid, const RulesReason *reason)
 static void
 rules_look_at_renamed(Oid nspid, const RulesReason *reason)
 {
-	Relation	rel = tables_try_open("guard_rule", RowShareLock);
 	GuardRequest rule;
 
-	if (rel == NULL)
-		return;
-	table_close(rel, NoLock);
+	rules_lock_schema(nspid);
 	if (rules_find(get_namespace_name(nspid), &rule))
-	{
-		rules_lock_schema(nspid);
 		rules_look_at_schema(nspid, reason);
-	}
 }
 
 /*
@@ -905,8 +902,9 @@ rules_rename(char **column, const RulesReason *reason)
 
 /*
  * Take the action in a subtransaction, with all rights.  Returns the error, if
- * there was one but a cancel; what waits at guard_schema()'s request may give up
- * waiting, too.
+ * there was one but a cancel.  What guard_schema() asks for fails as well where
+ * waiting is given up, or resources are used up, such as memory for locks: then the
+ * tables to follow would fare no better.
  */
 static ErrorData *
 rules_try(RulesAction action, Oid oid, const RulesReason *reason)
@@ -941,7 +939,8 @@ rules_try(RulesAction action, Oid oid, const RulesReason *reason)
 	if (error != NULL &&
 		(error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
 		 (reason->sweep && (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
-							error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED))))
+							error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
+							ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES))))
 		ReThrowError(error);
 	return error;
 }
@@ -994,7 +993,7 @@ static void
 rules_discard_stored(Oid relid)
 {
 	Relation	rel = try_table_open(relid, RowExclusiveLock);
-	EventShape *shape = rel != NULL ? guard_shape_of(rel) : NULL;
+	List	   *shapes = rel != NULL ? guard_shapes(rel) : NIL;
 	MemoryContext context;
 	MemoryContext old_context;
 	Snapshot	snapshot;
@@ -1003,7 +1002,7 @@ rules_discard_stored(Oid relid)
 	Oid			save_userid;
 	int			save_sec_context;
 
-	if (shape == NULL)
+	if (shapes == NIL)
 	{
 		if (rel != NULL)
 			table_close(rel, NoLock);
@@ -1020,11 +1019,13 @@ rules_discard_stored(Oid relid)
 	scan = table_beginscan(rel, snapshot, 0, NULL, SO_NONE);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
-		bool		accepted;
+		bool		accepted = true;
+		ListCell   *cell;
 
 		CHECK_FOR_INTERRUPTS();
 		old_context = MemoryContextSwitchTo(context);
-		accepted = event_is_accepted(shape, slot);
+		foreach(cell, shapes)
+			accepted = accepted && event_is_accepted(lfirst(cell), slot);
 		MemoryContextSwitchTo(old_context);
 		MemoryContextReset(context);
 		if (!accepted)

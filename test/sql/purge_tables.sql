@@ -68,6 +68,15 @@ SELECT tableoid::regclass, id, user_id FROM parent ORDER BY id;
 SET client_min_messages = warning;
 DROP TABLE parent CASCADE;
 SET client_min_messages = notice;
+-- one that names no organization, though the parent has to
+CREATE TABLE parent (id int, user_id text, org text NOT NULL);
+CREATE TABLE child () INHERITS (parent);
+ALTER TABLE child ALTER COLUMN org DROP NOT NULL;
+SELECT optout.guard('parent', ARRAY['user_id'], organization => 'org');
+INSERT INTO child VALUES (1, 'alice', 'default'), (2, 'alice', NULL), (3, 'alice', 'acme'), (4, 'bob', NULL);
+CALL optout.purge(ARRAY['alice']);
+SELECT * FROM parent ORDER BY id;
+DROP TABLE parent, child;
 
 -- Foreign tables are left alone: the promise could not be kept there
 CREATE EXTENSION postgres_fdw;
@@ -189,6 +198,17 @@ DELETE FROM d_leaf WHERE user_id = 'bob';
 CALL optout.purge(ARRAY['alice']);
 DROP TABLE a_event, b_detail, c_between, d_leaf;
 DROP FUNCTION fill;
+-- a circle that they refer to does not matter
+CREATE TABLE member (id int PRIMARY KEY);
+CREATE TABLE team (id int PRIMARY KEY, head int REFERENCES member);
+ALTER TABLE member ADD team int REFERENCES team;
+CREATE TABLE a_event (id int PRIMARY KEY, member int REFERENCES member, user_id text);
+CREATE TABLE b_detail (event int REFERENCES a_event, team int REFERENCES team, user_id text);
+CREATE INDEX ON a_event (user_id); CREATE INDEX ON b_detail (user_id);
+SELECT optout.guard('a_event'), optout.guard('b_detail');
+SELECT store('a_event', 'INSERT INTO a_event VALUES (1, NULL, ''alice'')'), store('b_detail', 'INSERT INTO b_detail VALUES (1, NULL, ''alice'')');
+CALL optout.purge(ARRAY['alice']);
+DROP TABLE a_event, b_detail, member, team CASCADE;
 
 -- A trigger is its owner's, not the caller's: theirs are the rights it runs with
 CREATE ROLE regress_owner;

@@ -218,6 +218,7 @@ SELECT optout.guard_schema('wh');
 SELECT relation, user_ids, by_rule FROM guards;
 -- by hand instead of the rule's, and back
 SELECT optout.guard('wh.both', ARRAY['user_id', 'person']);
+SELECT relation, user_ids, by_rule FROM guards WHERE relation = 'wh.both'::regclass;
 ALTER TABLE wh.both ADD more int;
 SELECT relation, user_ids, by_rule FROM guards WHERE relation = 'wh.both'::regclass;
 SELECT tgname FROM pg_trigger WHERE tgrelid = 'wh.both'::regclass;

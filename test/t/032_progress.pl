@@ -11,7 +11,7 @@ use Test::More;
 
 my $node = new_server('main', {},
 	"shared_preload_libraries = 'optout'\nautovacuum = off\nlog_startup_progress_interval = 1\n");
-my $nusers = 20000;
+my $nusers = 4000;
 
 $node->safe_psql('postgres', qq{
 	CREATE EXTENSION optout;
@@ -44,7 +44,8 @@ sub restart
 # Administration.  At two users each command meets somebody who keeps it waiting: at
 # their rows, or in triggers that wait for a lock of theirs.
 #
-my @stops = (5000, 15000);
+my @stops = ($nusers / 4, $nusers * 3 / 4);
+my $stops = join('|', map { sprintf('%05d', $_) } @stops);
 my %holders = map { $_ => OptoutTest::Session->new($node) } @stops;
 my $before = 100000;
 my $after = 200000;
@@ -67,7 +68,7 @@ for my $gate ([ 'BEFORE', $before, 'product_user' ], [ 'BEFORE', $before, 'opt_o
 
 		$node->safe_psql('postgres', qq{
 			CREATE TRIGGER z_${when}_$event $when $event ON optout.$table FOR EACH ROW
-				WHEN ($row.user_id ~ '05000|15000') EXECUTE FUNCTION gate($key)});
+				WHEN ($row.user_id ~ '$stops') EXECUTE FUNCTION gate($key)});
 	}
 }
 my %hold = (

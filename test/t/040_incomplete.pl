@@ -34,7 +34,7 @@ $ingest->safe_psql('postgres', q{
 	INSERT INTO staging VALUES ('alice'), ('bob'), (NULL);
 	ANALYZE staging});
 $ingest->backup('base');
-my $report = PostgreSQL::Test::Cluster->new('report');
+my $report = OptoutTest::Server->new('report');
 $report->init_from_backup($ingest, 'base', has_streaming => 1);
 $report->start;
 

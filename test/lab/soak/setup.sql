@@ -20,6 +20,8 @@ CREATE SCHEMA soak;
 --	t	opted out and in while the state table's trigger is disabled
 --	l	linked, forgotten, signed in by admin_link.sql, each by everybody
 --	n	newcomers: opted out for the first time
+--	y	the same, while the trigger is known to be disabled
+--	p	known by an alias only, until admin_pair.sql enrolls them
 --
 -- "out" is always opted out.  "kept", who never is, need not be enrolled.
 CREATE TABLE soak.member (user_id text);
@@ -41,14 +43,16 @@ SELECT optout.opt_out('out', 'org0'), optout.opt_out('out', 'org1');
 --	x	of u, by its own administrator
 --	a	of any l; now and then they are enrolled as users
 --	m	of n
+--	q	of p
 CREATE VIEW soak.constant_alias AS
 SELECT user_id, translate(user_id, 'uet', 'dfs') AS alias FROM soak.member WHERE user_id ~ '^[uet][0-9]';
 
 -- Users who have never been opted out before: they have another number in each
--- fiftieth of a second, so that nobody needs to tell anybody.
-CREATE FUNCTION soak.newcomer() RETURNS text
+-- fiftieth of a second, so that nobody needs to tell anybody.  Pairs of an alias and
+-- a user have another in each tenth, "y" users in each second.
+CREATE FUNCTION soak.newcomer(a_second integer DEFAULT 50) RETURNS text
 LANGUAGE sql AS $$
-	SELECT floor(extract(epoch FROM clock_timestamp()) * 50)::bigint::text
+	SELECT floor(extract(epoch FROM clock_timestamp()) * a_second)::bigint::text
 $$;
 
 ----------------------------------------------------------------------
@@ -164,7 +168,7 @@ DECLARE
 	person text := 'l' || floor(random() ^ 2 * 4);
 	alias text := 'a' || floor(random() ^ 2 * 4);
 	aliases text[] := CASE WHEN random() < 0.7 THEN ARRAY[alias] ELSE ARRAY[alias, 'a' || floor(random() * 4)] END;
-	earlier timestamptz := clock_timestamp() - random() * interval '1 s';
+	now timestamptz := clock_timestamp();
 BEGIN
 	IF chance < 26 THEN
 		action := soak.intend_link(organization, aliases, person);
@@ -187,7 +191,7 @@ BEGIN
 			-- retention
 			INSERT INTO soak.deletion VALUES (choose.action, choose.organization, person, clock_timestamp());
 			command := format('DELETE FROM optout.opt_out_period WHERE organization = %L AND user_id = %L AND opted_in_at < %L',
-							  organization, person, earlier);
+							  organization, person, now - random() * interval '1 s');
 		ELSIF chance < 84 THEN
 			-- leaves the directory, opted out or not
 			command := format('DELETE FROM optout.product_user WHERE organization = %L AND user_id = %L', organization, person);
@@ -195,7 +199,7 @@ BEGIN
 			-- and nothing but an open period and aliases remains
 			INSERT INTO soak.deletion VALUES (choose.action, choose.organization, person, clock_timestamp());
 			command := format('DELETE FROM optout.product_user WHERE organization = %1$L AND user_id = %2$L;
-				DELETE FROM optout.opt_out_period WHERE organization = %1$L AND user_id = %2$L AND opted_in_at IS NOT NULL', organization, person);
+				DELETE FROM optout.opt_out_period WHERE organization = %1$L AND user_id = %2$L AND opted_in_at < %3$L', organization, person, now);
 		ELSIF chance < 91 THEN
 			command := format('SELECT soak.sign_in(%L, %L)', organization, person);
 		ELSIF chance < 93 THEN
@@ -225,6 +229,15 @@ EXCEPTION
 			RAISE;
 		END IF;
 		RETURN false;
+END $$;
+
+-- Make a user who is in no directory, has no periods, and an alias.
+CREATE FUNCTION soak.make_pair(organization text, pair text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM optout.enroll('p' || pair, organization);
+	PERFORM optout.link('p' || pair, ARRAY['q' || pair], organization);
+	DELETE FROM optout.product_user u WHERE u.organization = make_pair.organization AND u.user_id = 'p' || pair;
 END $$;
 
 CREATE FUNCTION soak.finish(action bigint, done boolean) RETURNS void
@@ -340,7 +353,9 @@ SELECT 'org' || floor(random() * 2) AS organization,
 	   CASE WHEN slow THEN pg_sleep(0.002)::text ELSE '' END ||
 	   CASE WHEN n % 10 = 0 THEN 'kept'
 			WHEN few THEN class || (first + n % 3) % :users
-			WHEN n % 10 <= 2 THEN substr('nm', 1 + floor(random() * 2)::integer, 1) || soak.newcomer()
+			WHEN n % 20 <= 2 THEN substr('nm', 1 + floor(random() * 2)::integer, 1) || soak.newcomer()
+			WHEN n % 20 = 11 THEN substr('pq', 1 + floor(random() * 2)::integer, 1) || soak.newcomer(10)
+			WHEN n % 20 = 12 THEN 'y' || soak.newcomer(1)
 			WHEN n % 10 <= 6 THEN substr('cetlasf', 1 + floor(random() * 7)::integer, 1) || floor(random() * 4)
 			ELSE substr('udx', 1 + floor(random() * 3)::integer, 1) || floor(random() * :users)
 	   END AS user_id,
@@ -516,11 +531,16 @@ BEGIN
 			   FROM pg_inherits WHERE inhparent = 'soak.present'::regclass);
 END $$;
 
-CREATE FUNCTION soak.erase(organization text, user_ids text[]) RETURNS void
+CREATE FUNCTION soak.erase(relation regclass, organization text, user_ids text[]) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('DELETE FROM %s WHERE organization = $1 AND (user_id = ANY ($2) OR other_id = ANY ($2))', relation)
+	USING organization, user_ids;
+END $$;
+
+CREATE FUNCTION soak.note_erasure(organization text, user_ids text[]) RETURNS void
 LANGUAGE sql AS $$
-	DELETE FROM soak.present p
-	 WHERE p.organization = erase.organization AND (p.user_id = ANY (user_ids) OR p.other_id = ANY (user_ids));
-	INSERT INTO soak.erasure SELECT erase.organization, user_id, clock_timestamp() FROM unnest(user_ids) AS user_id;
+	INSERT INTO soak.erasure SELECT organization, user_id, clock_timestamp() FROM unnest(user_ids) AS user_id;
 $$;
 
 CREATE VIEW soak.stored AS
