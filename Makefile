@@ -58,7 +58,7 @@ $(shlib): src/exports.map
 
 # the server and the options that objects are made for; changes only when they do,
 # so that none made for another server is installed
-$(BUILT_FOR): export built_for = $(shell $(PG_CONFIG)) $(CC) $(CPPFLAGS) $(CFLAGS) $(CFLAGS_SL) \
+$(BUILT_FOR): export built_for = $(shell $(PG_CONFIG)) $(CC) $(CPPFLAGS) $(subst $(CURDIR),.,$(CFLAGS)) $(CFLAGS_SL) \
 	$(LDFLAGS) $(LDFLAGS_SL) $(SHLIB_LINK)
 $(BUILT_FOR): FORCE
 	@printf '%s\n' "$$built_for" | cmp -s - $@ || printf '%s\n' "$$built_for" >$@

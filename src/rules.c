@@ -993,7 +993,7 @@ static void
 rules_discard_stored(Oid relid)
 {
 	Relation	rel = try_table_open(relid, RowExclusiveLock);
-	EventShape *shape = rel != NULL ? guard_shape_of(rel) : NULL;
+	List	   *shapes = rel != NULL ? guard_shapes(rel) : NIL;
 	MemoryContext context;
 	MemoryContext old_context;
 	Snapshot	snapshot;
@@ -1002,7 +1002,7 @@ rules_discard_stored(Oid relid)
 	Oid			save_userid;
 	int			save_sec_context;
 
-	if (shape == NULL)
+	if (shapes == NIL)
 	{
 		if (rel != NULL)
 			table_close(rel, NoLock);
@@ -1019,11 +1019,13 @@ rules_discard_stored(Oid relid)
 	scan = table_beginscan(rel, snapshot, 0, NULL, SO_NONE);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
-		bool		accepted;
+		bool		accepted = true;
+		ListCell   *cell;
 
 		CHECK_FOR_INTERRUPTS();
 		old_context = MemoryContextSwitchTo(context);
-		accepted = event_is_accepted(shape, slot);
+		foreach(cell, shapes)
+			accepted = accepted && event_is_accepted(lfirst(cell), slot);
 		MemoryContextSwitchTo(old_context);
 		MemoryContextReset(context);
 		if (!accepted)

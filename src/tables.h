@@ -35,8 +35,12 @@ typedef struct TablesWalk
 	bool		own_snapshot;
 	SysScanDesc scan;
 	text	   *id;				/* looked for last, or NULL */
-	HeapTuple	tuple;			/* where the index has been read to; NULL at
-								 * its end */
+	HeapTuple	tuple;			/* reached last, or NULL */
+	bool		walking;		/* what follows in the index can be had, too */
+	int			walked;			/* for so many ids it was near enough */
+	int			searches;		/* so many more ids are searched for, each by
+								 * itself */
+	int			far;			/* how many that were when it was begun */
 } TablesWalk;
 
 extern Oid	tables_owner(void);

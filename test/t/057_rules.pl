@@ -151,8 +151,8 @@ sub pg_upgrade
 		  FROM pg_trigger WHERE tgfoid = 'optout.discard_opted_out'::regproc};
 	my %expected = map { $_ => run($_) } $guards, $rules, $triggers;
 	like($expected{$guards}, qr/^other\.busy, other\.prepared, source by hand, wh\."both", .*wh\.parted$/, 'guards before pg_upgrade');
-	my $new = PostgreSQL::Test::Cluster->new('upgraded');
-	$new->init(extra => [ '--encoding=UTF8', '--locale=C' ]);
+	my $new = OptoutTest::Server->new('upgraded');
+	$new->init;
 	$new->append_conf('postgresql.conf', "shared_preload_libraries = 'optout'\nallow_system_table_mods = on\n");
 	$node->stop;
 
