@@ -94,7 +94,7 @@ static Guards guard_find_all(Relation rel, Oid function, char fires);
 static bool guard_is_by_rule(const char *name);
 static Trigger *guard_namesake(Relation rel, const char *name);
 static bool guard_has_any(Oid relid, Oid function);
-static void warn_of_gaps(Relation rel);
+static void guard_warn_of_gaps(Relation rel);
 static void guard_warn_of_children(Relation rel);
 static bool guard_other_organizations(void);
 static void guard_create(Relation rel, const GuardRequest *request);
@@ -264,7 +264,7 @@ guard_has_any(Oid relid, Oid function)
  * Warn of what could get past the guard or get in its way later.
  */
 static void
-warn_of_gaps(Relation rel)
+guard_warn_of_gaps(Relation rel)
 {
 	Oid			discard = guard_function();
 	Oid			owner = rel->rd_rel->relowner;
@@ -543,7 +543,7 @@ guard_create(Relation rel, const GuardRequest *request)
 	GuardTrigger trigger = guard_describe(rel, request, false);
 	char	   *relname;
 
-	warn_of_gaps(rel);
+	guard_warn_of_gaps(rel);
 	guard_note_organizations(request, "guard of relation", RelationGetRelationName(rel));
 
 	/* close it, for ALTER TABLE wants no other user of it; the lock remains */
