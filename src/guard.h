@@ -9,6 +9,7 @@
 #include "nodes/pg_list.h"
 #include "utils/array.h"
 #include "utils/rel.h"
+#include "utils/reltrigger.h"
 
 #include "event.h"
 
@@ -47,6 +48,8 @@ extern void guard_note_organizations(const GuardRequest *request, const char *wh
 
 extern Oid	guard_function(void);
 extern Guards guard_find(Relation rel);
+extern Guards guard_find_all(Relation rel, Oid function, char fires);
+extern EventShape *guard_shape_by(Relation rel, const Trigger *trigger);
 extern List *guard_shapes(Relation rel);
 extern GuardRequest guard_request_of(Relation rel, const char *name);
 extern void guard_create_by_rule(Relation rel, const GuardRequest *request);

@@ -67,7 +67,7 @@ static StoredTable *purge_find_table(List *tables, Oid relid);
 static List *purge_add_tables(List **guarded, List *tables, text *organization);
 static void purge_check_guards(Relation rel, LOCKMODE lockmode);
 static void purge_check_users(text *organization, const UserIds *users, bool dry_run);
-static void purge_wait_for_writers(text *organization, const UserIds *users, const UserIds *aliases);
+static void purge_wait_for_writers(text *organization, const UserIds *ids);
 static void purge_check_constraints_at_once(void);
 static void purge_table(StoredTable *table, Match *match, Match *sample, bool dry_run);
 static void purge_tell_of_scans(const StoredTable *table, Match *sample);
@@ -113,7 +113,8 @@ optout_purge(PG_FUNCTION_ARGS)
 	if (!dry_run)
 	{
 		progress_phase(PROGRESS_SETTLING, 0);
-		purge_wait_for_writers(organization, &users, &aliases);
+		purge_wait_for_writers(organization, &users);
+		purge_wait_for_writers(organization, &aliases);
 		settle();
 		tables = purge_add_tables(&guarded, tables, organization);
 		purge_check_constraints_at_once();
@@ -322,32 +323,20 @@ purge_check_users(text *organization, const UserIds *users, bool dry_run)
 }
 
 /*
- * Wait until those who have written the users' open periods have released their
- * locks.  Their transactions have ended, and mostly long ago.
+ * Wait until those who have written the open periods of these ids have released
+ * their locks.  Their transactions have ended, and mostly long ago.
  */
 static void
-purge_wait_for_writers(text *organization, const UserIds *users, const UserIds *aliases)
+purge_wait_for_writers(text *organization, const UserIds *ids)
 {
-	Oid			argtypes[3] = {TEXTOID, TEXTARRAYOID, TEXTARRAYOID};
-	Datum		values[3];
-	List	   *writers;
 	ListCell   *cell;
 
-	values[0] = PointerGetDatum(organization);
-	values[1] = PointerGetDatum(user_ids_to_array(users));
-	values[2] = PointerGetDatum(user_ids_to_array(aliases));
-	writers = tables_select_oids("SELECT DISTINCT p.xmin FROM unnest($2 || $3) AS u (user_id) "
-								 "CROSS JOIN LATERAL (SELECT p.xmin FROM optout.opt_out_period p "
-								 "WHERE p.organization = $1 AND p.user_id = u.user_id "
-								 "AND p.opted_in_at IS NULL OFFSET 0) AS p",
-								 3, argtypes, values);
-	foreach(cell, writers)
+	foreach(cell, periods_writers(organization, ids))
 	{
-		TransactionId xid = (TransactionId) lfirst_oid(cell);
 		LOCKTAG		tag;
 
-		/* of one that has ended long ago nobody holds this lock */
-		SET_LOCKTAG_TRANSACTION(tag, xid);
+		/* of a transaction that has ended long ago nobody holds this lock */
+		SET_LOCKTAG_TRANSACTION(tag, (TransactionId) lfirst_oid(cell));
 		(void) LockAcquire(&tag, ShareLock, false, false);
 		LockRelease(&tag, ShareLock, false);
 	}

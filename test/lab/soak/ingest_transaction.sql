@@ -3,12 +3,19 @@
 \set level random(0, 2)
 \set end random(0, 9)
 \set ms random(0, 20)
+\set old random(0, 3)
+\set age random(0, 1000)
 \if :level = 0
 BEGIN ISOLATION LEVEL READ COMMITTED;
 \elif :level = 1
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 \else
 BEGIN ISOLATION LEVEL SERIALIZABLE;
+\endif
+-- its snapshot may be an old one when it asks first
+\if :old = 0 and :level > 0
+SELECT count(*) FROM soak.member;
+\sleep :age ms
 \endif
 SELECT soak.ingest();
 \sleep :ms ms

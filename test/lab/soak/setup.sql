@@ -168,7 +168,7 @@ DECLARE
 	person text := 'l' || floor(random() ^ 2 * 4);
 	alias text := 'a' || floor(random() ^ 2 * 4);
 	aliases text[] := CASE WHEN random() < 0.7 THEN ARRAY[alias] ELSE ARRAY[alias, 'a' || floor(random() * 4)] END;
-	earlier timestamptz := clock_timestamp() - random() * interval '1 s';
+	now timestamptz := clock_timestamp();
 BEGIN
 	IF chance < 26 THEN
 		action := soak.intend_link(organization, aliases, person);
@@ -191,7 +191,7 @@ BEGIN
 			-- retention
 			INSERT INTO soak.deletion VALUES (choose.action, choose.organization, person, clock_timestamp());
 			command := format('DELETE FROM optout.opt_out_period WHERE organization = %L AND user_id = %L AND opted_in_at < %L',
-							  organization, person, earlier);
+							  organization, person, now - random() * interval '1 s');
 		ELSIF chance < 84 THEN
 			-- leaves the directory, opted out or not
 			command := format('DELETE FROM optout.product_user WHERE organization = %L AND user_id = %L', organization, person);
@@ -199,7 +199,7 @@ BEGIN
 			-- and nothing but an open period and aliases remains
 			INSERT INTO soak.deletion VALUES (choose.action, choose.organization, person, clock_timestamp());
 			command := format('DELETE FROM optout.product_user WHERE organization = %1$L AND user_id = %2$L;
-				DELETE FROM optout.opt_out_period WHERE organization = %1$L AND user_id = %2$L AND opted_in_at IS NOT NULL', organization, person);
+				DELETE FROM optout.opt_out_period WHERE organization = %1$L AND user_id = %2$L AND opted_in_at < %3$L', organization, person, now);
 		ELSIF chance < 91 THEN
 			command := format('SELECT soak.sign_in(%L, %L)', organization, person);
 		ELSIF chance < 93 THEN
