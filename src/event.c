@@ -162,7 +162,7 @@ event_check_column(Relation rel, EventRole role, const char *colname, bool has_t
 	}
 	else
 	{
-		type_supported = ident_type_supported(type);
+		type_supported = ident_type(type) >= 0;
 		hint = payload_type_supported(type) ?
 			"Pass the column as payload, and a path such as $.user.id for what it holds." :
 			"Use a column of type text, character varying, character, name, uuid, bigint, integer or smallint.";
