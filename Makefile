@@ -6,6 +6,7 @@
 #   make check-hardened   the same with assertions, sanitizers and valgrind
 #   make bench       time it beside other ways to do the same; ROWS='COPY' for some rows only
 #   make soak        look for leaks for MINUTES=5 or longer
+#   make soak-planted   whether that finds faults that are planted for it
 #   make fuzz        run STATEMENTS=100000 made at random; best on a server with assertions
 #   make recipes     try the recipes of doc/recipes.md with the other programs they take
 #   make clients     real clients and drivers: what each reports of a discarded event
@@ -57,7 +58,7 @@ $(shlib): src/exports.map
 
 # the server and the options that objects are made for; changes only when they do,
 # so that none made for another server is installed
-$(BUILT_FOR): export built_for = $(shell $(PG_CONFIG)) $(CC) $(CPPFLAGS) $(CFLAGS) $(CFLAGS_SL) \
+$(BUILT_FOR): export built_for = $(shell $(PG_CONFIG)) $(CC) $(CPPFLAGS) $(subst $(CURDIR),.,$(CFLAGS)) $(CFLAGS_SL) \
 	$(LDFLAGS) $(LDFLAGS_SL) $(SHLIB_LINK)
 $(BUILT_FOR): FORCE
 	@printf '%s\n' "$$built_for" | cmp -s - $@ || printf '%s\n' "$$built_for" >$@
@@ -99,6 +100,10 @@ bench-large:
 soak:
 	@test/lab/soak/run
 
+# whether the hunt finds faults
+soak-planted:
+	@test/lab/soak/planted
+
 fuzz:
 	@test/lab/fuzz/run
 
@@ -114,4 +119,4 @@ DISTDIR = .
 dist:
 	git archive --format=zip --prefix=optout-$(DISTVERSION)/ -o $(DISTDIR)/optout-$(DISTVERSION).zip HEAD
 
-.PHONY: all install installcheck uninstall_pages clean demo test matrix check-hardened bench bench-large soak fuzz recipes clients dist FORCE
+.PHONY: all install installcheck uninstall_pages clean demo test matrix check-hardened bench bench-large soak soak-planted fuzz recipes clients dist FORCE

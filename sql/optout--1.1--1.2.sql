@@ -85,7 +85,7 @@ SELECT t.tgrelid::regclass AS relation, g.user_id, g.organization, g.occurred_at
 						 AND k.relnamespace = pg_catalog.to_regnamespace('_timescaledb_internal')), t.tgenabled::text)
 			WHEN 'A' THEN 'always' WHEN 'O' THEN 'origin' WHEN 'R' THEN 'replica' ELSE 'never' END AS fires,
 	   g.user_ids, g.payload, g.time_zone, g.fixed_organization,
-	   t.tgname = 'optout_guard_rule' AS by_rule
+	   t.tgname ~ '^optout_guard_rule(_[0-9]+)?$' AS by_rule
   FROM pg_catalog.pg_trigger t
 	   CROSS JOIN LATERAL optout.guard_columns(t.oid) g
  WHERE t.tgfoid = 'optout.discard_opted_out()'::pg_catalog.regprocedure
@@ -105,10 +105,74 @@ COMMENT ON COLUMN optout.guarded.user_ids IS 'All columns and paths that hold id
 COMMENT ON COLUMN optout.guarded.payload IS 'Column of type json or jsonb that the paths lead into; NULL where there are none.';
 COMMENT ON COLUMN optout.guarded.time_zone IS 'Time zone of times that do not name theirs.';
 COMMENT ON COLUMN optout.guarded.fixed_organization IS 'Organization of all events of the table; NULL where the column organization or the setting optout.organization counts.';
-COMMENT ON COLUMN optout.guarded.by_rule IS 'Whether a rule for tables to come has made the guard.';
+COMMENT ON COLUMN optout.guarded.by_rule IS 'Whether a rule for tables to come has made the guard; see optout.guard_schema().';
 
 COMMENT ON FUNCTION optout.unguard(regclass) IS
 'Remove all guards from an event table, whatever their names. Error 42704 where there is none.';
+
+-- Rules for tables to come; see src/rules.c.  By the schema's name, for pg_upgrade
+-- takes no regnamespace, and so that a rule goes for a schema that is made again.
+CREATE TABLE optout.guard_rule (
+	schema name NOT NULL,
+	user_ids text[] NOT NULL,
+	organization text COLLATE pg_catalog."C",
+	occurred_at text,
+	payload name,
+	time_zone text,
+	fixed_organization text,
+	CONSTRAINT guard_rule_pkey PRIMARY KEY (schema)
+) USING heap;
+COMMENT ON TABLE optout.guard_rule IS
+'Rules for tables to come. Written by optout.guard_schema() and optout.unguard_schema() only.';
+COMMENT ON COLUMN optout.guard_rule.schema IS 'Schema whose tables are guarded, by its name.';
+COMMENT ON COLUMN optout.guard_rule.user_ids IS 'Columns and paths that hold ids of an event''s user; a table is guarded by those that it has.';
+COMMENT ON COLUMN optout.guard_rule.organization IS 'Column or path that holds the organization; a table without the column is not guarded.';
+COMMENT ON COLUMN optout.guard_rule.occurred_at IS 'Column or path that holds the time of the event; left out where a table has none.';
+COMMENT ON COLUMN optout.guard_rule.payload IS 'Column of type json or jsonb that the paths lead into.';
+COMMENT ON COLUMN optout.guard_rule.time_zone IS 'Time zone of times that do not name theirs.';
+COMMENT ON COLUMN optout.guard_rule.fixed_organization IS 'Organization of all events.';
+REVOKE ALL ON optout.guard_rule FROM PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('optout.guard_rule', '');
+
+CREATE VIEW optout.guard_rules WITH (security_barrier) AS
+SELECT r.schema, r.user_ids, r.organization, r.occurred_at, r.payload, r.time_zone, r.fixed_organization
+  FROM optout.guard_rule r;
+COMMENT ON VIEW optout.guard_rules IS
+'Rules for tables to come, as optout.guard_schema() has made them; the schemas need not exist.';
+COMMENT ON COLUMN optout.guard_rules.schema IS 'Schema whose tables are guarded, by its name.';
+COMMENT ON COLUMN optout.guard_rules.user_ids IS 'Columns and paths that hold ids of an event''s user; a table is guarded by those that it has.';
+COMMENT ON COLUMN optout.guard_rules.organization IS 'Column or path that holds the organization; NULL where fixed_organization or else the setting optout.organization counts.';
+COMMENT ON COLUMN optout.guard_rules.occurred_at IS 'Column or path that holds the time of the event; NULL where it is not looked at.';
+COMMENT ON COLUMN optout.guard_rules.payload IS 'Column of type json or jsonb that the paths lead into; NULL where there are none.';
+COMMENT ON COLUMN optout.guard_rules.time_zone IS 'Time zone of times that do not name theirs.';
+COMMENT ON COLUMN optout.guard_rules.fixed_organization IS 'Organization of all events; NULL where the column organization or the setting optout.organization counts.';
+REVOKE ALL ON optout.guard_rules FROM PUBLIC;
+GRANT SELECT ON optout.guard_rules TO PUBLIC;
+
+CREATE FUNCTION optout.guard_schema(schema regnamespace, user_ids text[] DEFAULT ARRAY['user_id'], organization varchar DEFAULT NULL,
+									occurred_at varchar DEFAULT NULL, payload name DEFAULT NULL,
+									time_zone text DEFAULT NULL, fixed_organization text DEFAULT NULL)
+RETURNS void
+AS 'MODULE_PATHNAME', 'optout_guard_schema' LANGUAGE C
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION optout.guard_schema(regnamespace, text[], varchar, varchar, name, text, text) IS
+'Guard every table of a schema that has any of the columns, by those that it has; and from now on every one that is created there, moved there, or given such a column, by whomever. The arguments are those of optout.guard(). Calling it again replaces the rule. What cannot be guarded is a WARNING, and a fault in optout.unguarded. Waits for those who have created tables there. For superusers and the owner of the extension.';
+
+CREATE FUNCTION optout.unguard_schema(schema name)
+RETURNS void
+AS 'MODULE_PATHNAME', 'optout_unguard_schema' LANGUAGE C
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION optout.unguard_schema(name) IS
+'End the rule for a schema, which need not exist any more. The guards that it has made stay. Error 42704 where there is none. For superusers and the owner of the extension.';
+
+CREATE FUNCTION optout.apply_rules()
+RETURNS event_trigger
+AS 'MODULE_PATHNAME', 'optout_apply_rules' LANGUAGE C SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION optout.apply_rules() IS
+'Event trigger function that guards tables for which there is a rule.';
+REVOKE ALL ON FUNCTION optout.guard_schema(regnamespace, text[], varchar, varchar, name, text, text),
+	optout.unguard_schema(name), optout.apply_rules() FROM PUBLIC;
 
 -- It stores as the writer and fires their triggers, under their search_path.
 CREATE FUNCTION optout.store_event()
@@ -424,10 +488,90 @@ SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.verify() IS
 'How many rows of optout.opt_out_period the shared filter would miss, and how many aliases have other periods than their user or are enrolled as a user themselves; anything but 0 is a bug, or somebody has written to the tables. It reads the whole table. For the owner of the extension, and for roles with EXECUTE on it, which need nothing else.';
 
+-- purge() looks for a user's aliases by their periods as well: a subscriber has no others.
+CREATE INDEX opt_out_period_alias_of_idx ON optout.opt_out_period (organization, alias_of)
+	WHERE alias_of IS NOT NULL;
+
 REVOKE ALL ON optout.user_alias FROM PUBLIC;
 REVOKE ALL ON FUNCTION optout.refuse_aliases(), optout.delete_alias_periods(),
 	optout.link(text, text[], text, text), optout.link(text[], text[], text, text),
 	optout.unlink(text[], text, boolean) FROM PUBLIC;
+
+----------------------------------------------------------------------
+-- What was stored before
+----------------------------------------------------------------------
+
+CREATE TABLE optout.purge_ledger (
+	purged_at timestamptz NOT NULL,
+	purged_by text NOT NULL,
+	organization text COLLATE pg_catalog."C" NOT NULL,
+	relation text NOT NULL,
+	deleted bigint NOT NULL,
+	CONSTRAINT purge_ledger_organization_check
+		CHECK (organization NOT IN ('', '*') AND pg_catalog.octet_length(organization) <= 1024),
+	CONSTRAINT purge_ledger_deleted_check CHECK (deleted >= 0)
+) USING heap;
+CREATE INDEX purge_ledger_organization_idx ON optout.purge_ledger (organization, purged_at);
+ALTER TABLE optout.purge_ledger
+	ALTER COLUMN organization SET STATISTICS 0, ALTER COLUMN purged_by SET STATISTICS 0;
+COMMENT ON TABLE optout.purge_ledger IS
+'How many events optout.purge() has deleted: a row for each guarded table that it looked into. It never says whose they were.';
+COMMENT ON COLUMN optout.purge_ledger.purged_at IS 'When they had been deleted; the same for all tables of a call.';
+COMMENT ON COLUMN optout.purge_ledger.purged_by IS 'Role that called optout.purge().';
+COMMENT ON COLUMN optout.purge_ledger.organization IS 'Organization of the users.';
+COMMENT ON COLUMN optout.purge_ledger.relation IS 'Name of the table at that time, with its schema.';
+COMMENT ON COLUMN optout.purge_ledger.deleted IS 'Number of events deleted, which may be 0.';
+SELECT pg_catalog.pg_extension_config_dump('optout.purge_ledger', '');
+REVOKE ALL ON optout.purge_ledger FROM PUBLIC;
+
+CREATE VIEW optout.purges WITH (security_barrier) AS
+SELECT p.purged_at, p.purged_by, p.organization, p.relation, p.deleted
+  FROM optout.purge_ledger p
+ WHERE EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*')
+UNION ALL
+SELECT o.*
+  FROM optout.readable_organization r
+	   CROSS JOIN LATERAL
+	   (SELECT p.purged_at, p.purged_by, p.organization, p.relation, p.deleted
+		  FROM optout.purge_ledger p
+		 WHERE p.organization = r.organization
+		OFFSET 0) o
+ WHERE NOT EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*');
+COMMENT ON VIEW optout.purges IS
+'How many events of your organizations optout.purge() has deleted, a row for each call and guarded table; never whose.';
+COMMENT ON COLUMN optout.purges.purged_at IS 'When they had been deleted; the same for all tables of a call.';
+COMMENT ON COLUMN optout.purges.purged_by IS 'Role that called optout.purge().';
+COMMENT ON COLUMN optout.purges.organization IS 'Organization of the users.';
+COMMENT ON COLUMN optout.purges.relation IS 'Name of the table at that time, with its schema.';
+COMMENT ON COLUMN optout.purges.deleted IS 'Number of events deleted, which may be 0.';
+REVOKE ALL ON optout.purges FROM PUBLIC;
+GRANT SELECT ON optout.purges TO PUBLIC;
+
+-- Immutable, for indexes.  It knows of nobody, so everybody may execute it.
+CREATE FUNCTION optout.json_id(document json, path text)
+RETURNS text
+AS 'MODULE_PATHNAME', 'optout_json_id' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION optout.json_id(json, text) IS
+'The id that a guard reads at a path such as $.user.id of a document: a string or number as text, else NULL. No document is an error. For indexes on columns of type json, which optout.purge() and optout.stored_events() use.';
+REVOKE ALL ON FUNCTION optout.json_id(json, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION optout.json_id(json, text) TO PUBLIC;
+
+CREATE FUNCTION optout.stored_events(user_ids text[], organization text DEFAULT NULL)
+RETURNS TABLE (relation regclass, events bigint)
+AS 'MODULE_PATHNAME', 'optout_stored_events' LANGUAGE C
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION optout.stored_events(text[], text) IS
+'How many events of these users and their aliases guarded tables hold: a row for each table that holds any. Needs authority to read the organization, and what it takes to read the tables: error 42501 names one that the caller may not read, or not without row-level security.';
+REVOKE ALL ON FUNCTION optout.stored_events(text[], text) FROM PUBLIC;
+-- it asks for authority, as the views do
+GRANT EXECUTE ON FUNCTION optout.stored_events(text[], text) TO PUBLIC;
+
+CREATE PROCEDURE optout.purge(user_ids text[], organization text DEFAULT NULL, dry_run boolean DEFAULT false)
+AS 'MODULE_PATHNAME', 'optout_purge' LANGUAGE C
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON PROCEDURE optout.purge(text[], text, boolean) IS
+'Delete what guarded tables hold of these users, who are opted out, and of their aliases. After it is committed, no guarded table holds an event of theirs, and none can come while they are out. It waits for all who have asked the filter; opting these users in waits for it. A NOTICE says how many of each table; with dry_run, how many it would delete. Needs SELECT and DELETE on the tables (error 42501). Error 55000 for a user who is not opted out, a guard that does not fire always, and events that a trigger or rule keeps from being deleted; 25001 in a transaction that has written, or at another isolation level than READ COMMITTED.';
+REVOKE ALL ON PROCEDURE optout.purge(text[], text, boolean) FROM PUBLIC;
 
 ----------------------------------------------------------------------
 -- Who it was
@@ -472,7 +616,7 @@ RETURNS bigint
 AS 'MODULE_PATHNAME', 'optout_repair' LANGUAGE C
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.repair() IS
-'Make guards, and the triggers of the extension''s own tables, fire again where they do not, for example after pg_restore --disable-triggers: on tables, partitions and inheritance children alike. Alters nothing else. Returns how many triggers it has altered. For superusers and the owner of the extension.';
+'Make guards, and the triggers of the extension''s own tables, fire again where they do not, for example after pg_restore --disable-triggers: on tables, partitions and inheritance children alike; and the event trigger of rules. Alters nothing else. Returns how many triggers it has altered. For superusers and the owner of the extension.';
 REVOKE ALL ON FUNCTION optout.repair() FROM PUBLIC;
 
 CREATE VIEW optout.aliases WITH (security_barrier) AS
@@ -626,10 +770,13 @@ COMMENT ON COLUMN optout.unmatchable.opted_out IS 'Whether the user is opted out
 REVOKE ALL ON optout.unmatchable FROM PUBLIC;
 GRANT SELECT ON optout.unmatchable TO PUBLIC;
 
-COMMENT ON COLUMN optout.progress.command IS '''add keys'', ''enroll'', ''opt out'', ''opt in'', ''forget'', ''link'', or ''unlink''.';
+COMMENT ON VIEW optout.progress IS
+'How far commands have come that are running in this database: the adding of keys after a start, purges, and administration of 1000 users or more by one call. It names nobody. Like pg_stat_activity, it shows the same throughout a transaction, and no session in which track_activities is off. A session shows one command, the last that has begun; none within a command whose progress the server shows, such as COPY.';
+COMMENT ON COLUMN optout.progress.command IS '''add keys'', ''enroll'', ''opt out'', ''opt in'', ''forget'', ''link'', ''unlink'', or ''purge''.';
 COMMENT ON COLUMN optout.progress.phase IS
-'What it is doing. ''add keys'': ''reading the table''. The others, in this order as far as they need to: ''locking users'', ''locking periods'', ''locking open periods'', ''locking aliases''; ''writing users'', ''writing aliases'', ''checking aliases'', ''writing periods'' or ''deleting''; ''updating the filter''. Periods of aliases are written after those of their users.';
-COMMENT ON COLUMN optout.progress.total IS 'How much there is to do in this phase, at most: when reading the table its blocks, else users or aliases; when deleting or copying and then updating the filter, periods.';
+'What it is doing. ''add keys'': ''reading the table''. ''purge'': ''locking tables'', ''locking open periods'', ''waiting for transactions'', ''deleting events''. The others, in this order as far as they need to: ''locking users'', ''locking periods'', ''locking open periods'', ''locking aliases''; ''writing users'', ''writing aliases'', ''checking aliases'', ''writing periods'' or ''deleting''; ''updating the filter''. Periods of aliases are written after those of their users.';
+COMMENT ON COLUMN optout.progress.done IS 'How much of total is done in this phase. While the command writes or deletes rows of the extension''s tables, it stays 0.';
+COMMENT ON COLUMN optout.progress.total IS 'How much there is to do in this phase, at most: when reading the table its blocks, when locking tables or deleting events tables, else users or aliases; when deleting or copying and then updating the filter, periods, of which those of aliases are estimated.';
 
 -- Where a guard reads a path, the payload is the column to look for.
 CREATE VIEW optout.unguarded WITH (security_barrier) AS
@@ -650,6 +797,13 @@ WITH RECURSIVE guard AS (
 	  FROM optout.guarded g
 		   JOIN pg_catalog.pg_class c ON c.oid = g.relation
 		   CROSS JOIN LATERAL pg_catalog.unnest(g.user_ids || g.payload::text) AS n (attname)
+), ruled AS (
+	SELECT s.oid AS relnamespace,
+		   CASE WHEN i.id LIKE '$%' THEN r.payload ELSE i.id::name END AS attname
+	  FROM optout.guard_rule r
+		   JOIN pg_catalog.pg_namespace s ON s.nspname = r.schema
+		   CROSS JOIN LATERAL pg_catalog.unnest(r.user_ids) AS i (id)
+	 GROUP BY 1, 2
 ), bare AS (
 	SELECT c.oid AS relid, c.relnamespace, c.relispartition
 	  FROM pg_catalog.pg_class c
@@ -671,13 +825,32 @@ SELECT b.relid::pg_catalog.regclass,
  GROUP BY b.relid
  UNION ALL
 SELECT b.relid::pg_catalog.regclass,
+	   pg_catalog.format('has %s, but the rule for its schema has not guarded it', pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)),
+	   'fault'
+  FROM bare b
+	   JOIN ruled r ON r.relnamespace = b.relnamespace
+	   JOIN pg_catalog.pg_attribute a ON a.attrelid = b.relid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = r.attname
+ GROUP BY b.relid
+ UNION ALL
+SELECT b.relid::pg_catalog.regclass,
 	   pg_catalog.format('has %s, by which others are guarded', pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)),
 	   'notice'
   FROM bare b
 	   JOIN looked_at l ON l.relnamespace = b.relnamespace
 	   JOIN pg_catalog.pg_attribute a ON a.attrelid = b.relid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = l.attname::name
  WHERE NOT b.relispartition AND NOT EXISTS (SELECT FROM child c WHERE c.relid = b.relid)
+   AND NOT EXISTS (SELECT FROM ruled r WHERE r.relnamespace = b.relnamespace AND r.attname = a.attname)
  GROUP BY b.relid
+ UNION ALL
+SELECT g.relation,
+	   pg_catalog.format('has %s, which its guard does not read, unlike the rule for its schema', pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)),
+	   'notice'
+  FROM optout.guarded g
+	   JOIN pg_catalog.pg_class c ON c.oid = g.relation
+	   JOIN ruled r ON r.relnamespace = c.relnamespace
+	   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = r.attname
+ WHERE NOT g.by_rule AND a.attname::text <> ALL (g.user_ids) AND a.attname IS DISTINCT FROM g.payload
+ GROUP BY g.relation
  UNION ALL
 SELECT b.relid::pg_catalog.regclass,
 	   pg_catalog.format('foreign key %I refers to guarded table %s', k.conname, k.confrelid::pg_catalog.regclass),
@@ -686,7 +859,7 @@ SELECT b.relid::pg_catalog.regclass,
 	   JOIN pg_catalog.pg_constraint k ON k.conrelid = b.relid AND k.contype = 'f' AND k.conparentid = 0
  WHERE k.confrelid IN (SELECT g.relid FROM guard g);
 COMMENT ON VIEW optout.unguarded IS
-'What guards do not cover: guards that do not fire always and inheritance children of guarded tables, which are faults; and to look at, tables in the schemas of guarded ones that have a column of the same name, and tables that refer to a guarded one, whose rows may be details of events that were discarded.';
+'What guards do not cover: guards that do not fire always, inheritance children of guarded tables, and what a rule could not guard, which are faults; and to look at, tables in the schemas of guarded ones that have a column of the same name or, guarded by hand, one that the rule for their schema reads and their guard does not, and tables that refer to a guarded one, whose rows may be details of events that were discarded.';
 COMMENT ON COLUMN optout.unguarded.relation IS 'Table, partition or foreign table.';
 COMMENT ON COLUMN optout.unguarded.reason IS 'What there is about it.';
 COMMENT ON COLUMN optout.unguarded.severity IS '''fault'': events of opted-out users get past the guard; ''notice'': they may.';
@@ -703,9 +876,15 @@ SELECT c.name, c.ok, c.detail
 		  FROM optout.status s
 		 UNION ALL
 		SELECT 'guards', pg_catalog.count(*) FILTER (WHERE g.fires <> 'always') = 0,
-			   COALESCE('do not fire always: ' || pg_catalog.string_agg(g.relation::text, ', ' ORDER BY g.relation::text) FILTER (WHERE g.fires <> 'always'),
-						pg_catalog.count(*) || ' guarded')
-		  FROM optout.guarded g
+			   COALESCE('do not fire always: ' || pg_catalog.string_agg(g.relation, ', ' ORDER BY g.relation) FILTER (WHERE g.fires <> 'always'),
+						pg_catalog.count(g.relation) || ' guarded')
+		  FROM (SELECT r.relation::text, r.fires FROM optout.guarded r
+				 UNION ALL
+				SELECT NULL, 'always'
+				 UNION ALL
+				SELECT 'event trigger ' || e.evtname, 'never'
+				  FROM pg_catalog.pg_event_trigger e
+				 WHERE e.evtfoid = 'optout.apply_rules()'::pg_catalog.regprocedure AND e.evtenabled <> 'A') g
 		 UNION ALL
 		SELECT 'unguarded', pg_catalog.count(*) FILTER (WHERE u.severity = 'fault') = 0,
 			   COALESCE(pg_catalog.string_agg(u.relation || ': ' || u.reason, '; ' ORDER BY u.relation::text, u.reason) FILTER (WHERE u.severity = 'fault'),
@@ -716,6 +895,22 @@ SELECT c.name, c.ok, c.detail
 			   COALESCE('behind, incomplete or unknown: ' || pg_catalog.string_agg(r.name, ', ' ORDER BY r.name) FILTER (WHERE r.behind),
 						pg_catalog.count(*) || ' in force')
 		  FROM (SELECT p.name, NOT p.connected OR COALESCE(p.lag > 16777216, true) AS behind FROM optout.replicas p) r
+		 UNION ALL
+		SELECT 'aliases', NOT d.found,
+			   CASE WHEN d.found THEN 'some are opted out otherwise than their users: see optout.verify()' ELSE 'as their users' END
+		  FROM (SELECT EXISTS (SELECT
+								 FROM optout.user_alias l
+									  LEFT JOIN optout.opt_out_period p
+									  ON p.organization = l.organization AND p.user_id = l.alias AND p.opted_in_at IS NULL
+									  LEFT JOIN optout.opt_out_period u
+									  ON u.organization = l.organization AND u.user_id = l.user_id AND u.opted_in_at IS NULL
+								WHERE p.opted_out_at IS DISTINCT FROM u.opted_out_at)
+					   -- a subscriber knows an alias by its periods only
+					   OR EXISTS (SELECT
+									FROM optout.opt_out_period p
+										 LEFT JOIN optout.opt_out_period u
+										 ON u.organization = p.organization AND u.user_id = p.alias_of AND u.opted_in_at IS NULL
+								   WHERE p.opted_in_at IS NULL AND p.alias_of IS NOT NULL AND u.user_id IS NULL) AS found) d
 		 UNION ALL
 		SELECT 'organizations', pg_catalog.count(*) FILTER (WHERE o.unknown) = 0,
 			   COALESCE('not in the directory: ' || pg_catalog.string_agg(o.organization, ', ' ORDER BY o.organization) FILTER (WHERE o.unknown),
@@ -729,11 +924,20 @@ SELECT c.name, c.ok, c.detail
 COMMENT ON VIEW optout.checks IS
 'Whether all is well, a row a check, for whoever may read every organization; others see none. Cheap enough for every minute.';
 COMMENT ON COLUMN optout.checks.name IS
-'''filter'': the shared filter is ready, or this is a standby; ''guards'': every guard fires always; ''unguarded'': no fault in optout.unguarded; ''replicas'': each is connected, has its copy, and is at most 16 MB of write-ahead log behind; ''organizations'': the directory knows all whose events were discarded in the last 24 hours.';
+'''filter'': the shared filter is ready, or this is a standby; ''guards'': every guard fires always, and so does the event trigger of rules; ''unguarded'': no fault in optout.unguarded; ''replicas'': each is connected, has its copy, and is at most 16 MB of write-ahead log behind; ''aliases'': they are opted out now if and since their users are (optout.verify() looks at the past as well); ''organizations'': the directory knows all whose events were discarded in the last 24 hours.';
 COMMENT ON COLUMN optout.checks.ok IS 'Whether it holds.';
 COMMENT ON COLUMN optout.checks.detail IS 'What is wrong, or what has been looked at.';
 REVOKE ALL ON optout.checks FROM PUBLIC;
 GRANT SELECT ON optout.checks TO PUBLIC;
+
+-- The last, so that it does not fire for what is above.
+CREATE EVENT TRIGGER optout_rules ON ddl_command_end
+	WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE SCHEMA', 'CREATE FOREIGN TABLE', 'IMPORT FOREIGN SCHEMA',
+				 'ALTER TABLE', 'ALTER FOREIGN TABLE', 'ALTER SCHEMA', 'ALTER TYPE')
+	EXECUTE FUNCTION optout.apply_rules();
+ALTER EVENT TRIGGER optout_rules ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER optout_rules IS
+'Guards tables for which there is a rule, see optout.guard_schema(). optout.repair() makes it fire again where it does not.';
 
 -- Who updates need not be who owns the extension and its views.
 DO $$
@@ -764,6 +968,12 @@ BEGIN
 		 WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.deptype = 'e'
 		   AND d.refclassid = 'pg_catalog.pg_extension'::regclass AND d.refobjid = extension
 		   AND p.proowner <> owner
+		 UNION ALL
+		-- which only a superuser can own
+		SELECT pg_catalog.format('ALTER EVENT TRIGGER %I OWNER TO %s', e.evtname, owner)
+		  FROM pg_catalog.pg_event_trigger e
+		 WHERE e.evtname = 'optout_rules' AND e.evtowner <> owner
+		   AND (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.oid = owner)
 	LOOP
 		EXECUTE command;
 	END LOOP;

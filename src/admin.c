@@ -20,6 +20,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "authority.h"
 #include "complete.h"
@@ -78,10 +79,11 @@ static void phase(const AdminArgs *args, ProgressPhase phase, uint64 total);
 static void end_command(const AdminArgs *args);
 static void require_known(text *organization, const UserIds *users,
 						  const UserIds *enrolled, const UserIds *opted_out);
-static UserIds lock_aliases(AdminArgs *args, const UserIds *users);
+static Links lock_aliases(AdminArgs *args, const UserIds *users);
 static Forgotten forget_lock(AdminArgs *args, bool force);
 static uint64 forget_count_rows(const AdminArgs *args, Snapshot snapshot);
 static uint64 forget_delete(const AdminArgs *args, const Forgotten *forgotten, Snapshot snapshot);
+static uint64 guess_copies(uint64 nperiods, int nusers, int naliases);
 static uint64 opt_out(FunctionCallInfo fcinfo, UserIds users);
 static uint64 opt_in(FunctionCallInfo fcinfo, UserIds users);
 static uint64 forget(FunctionCallInfo fcinfo, UserIds users);
@@ -173,21 +175,37 @@ require_known(text *organization, const UserIds *users,
  * Lock the aliases of the users, who are locked themselves.  They may be many where
  * the users are few.
  */
-static UserIds
+static Links
 lock_aliases(AdminArgs *args, const UserIds *users)
 {
-	UserIds		aliases = links_find(args->organization, users);
+	Links		found = links_find(args->organization, users);
+	UserIds		aliases;
+	Links		locked;
 
-	if (aliases.count == 0)
-		return aliases;
+	if (found.count == 0)
+		return found;
 	if (args->reported)
-		progress_phase(PROGRESS_LOCKING_ALIASES, aliases.count);
-	else if (aliases.count >= MANY_USERS)
+		progress_phase(PROGRESS_LOCKING_ALIASES, found.count);
+	else if (found.count >= MANY_USERS)
 	{
-		progress_begin(args->command, PROGRESS_LOCKING_ALIASES, aliases.count);
+		progress_begin(args->command, PROGRESS_LOCKING_ALIASES, found.count);
 		args->reported = true;
 	}
-	return links_lock(args->organization, &aliases);
+	aliases = links_aliases(&found);
+	aliases = links_lock(args->organization, &aliases);
+	/* while we waited, one may have become somebody else's */
+	locked = links_read(args->organization, &aliases);
+	return links_in_both(&found, &locked);
+}
+
+/*
+ * About how many periods these aliases have, if each has as many as the average
+ * user.
+ */
+static uint64
+guess_copies(uint64 nperiods, int nusers, int naliases)
+{
+	return nusers == 0 ? 0 : (uint64) ((double) nperiods * naliases / nusers);
 }
 
 /*
@@ -241,19 +259,19 @@ opt_out(FunctionCallInfo fcinfo, UserIds users)
 {
 	AdminArgs	args = get_admin_args(fcinfo, users, PROGRESS_OPT_OUT);
 	UserIds		enrolled = directory_lock(args.organization, &args.users);
-	UserIds		aliases;
+	Links		links;
 	uint64		count;
 
 	links_refuse_aliases(args.organization, &args.users);
 	require_known(args.organization, &args.users, &enrolled, NULL);
 	user_ids_warn_of_uuids(&args.users);
-	aliases = lock_aliases(&args, &args.users);
+	links = lock_aliases(&args, &args.users);
 	phase(&args, PROGRESS_WRITING_PERIODS, args.users.count);
 	count = periods_open(args.organization, &args.users, ARG_TEXT(2));
-	if (aliases.count > 0)
+	if (links.count > 0)
 	{
-		phase(&args, PROGRESS_WRITING_PERIODS, aliases.count);
-		links_copy_periods(args.organization, &aliases, true);
+		phase(&args, PROGRESS_WRITING_PERIODS, links.count);
+		links_copy_periods(args.organization, &links, true);
 	}
 	end_command(&args);
 	return count;
@@ -283,21 +301,25 @@ opt_in(FunctionCallInfo fcinfo, UserIds users)
 	AdminArgs	args = get_admin_args(fcinfo, users, PROGRESS_OPT_IN);
 	UserIds		enrolled = directory_lock(args.organization, &args.users);
 	UserIds		opted_out;
-	UserIds		aliases;
+	Links		links;
+	text	   *reason = PG_NARGS() > 2 ? ARG_TEXT(2) : NULL;	/* 1.1 had none */
+	TimestampTz now;
 	uint64		count;
 
 	links_refuse_aliases(args.organization, &args.users);
 	phase(&args, PROGRESS_LOCKING_OPEN_PERIODS, args.users.count);
 	opted_out = periods_lock_open(args.organization, &args.users);
 	require_known(args.organization, &args.users, &enrolled, &opted_out);
-	aliases = lock_aliases(&args, &opted_out);
+	links = lock_aliases(&args, &opted_out);
 	phase(&args, PROGRESS_WRITING_PERIODS, opted_out.count);
-	/* 1.1 had no such argument */
-	count = periods_close(args.organization, &opted_out, PG_NARGS() > 2 ? ARG_TEXT(2) : NULL);
-	if (aliases.count > 0)
+	now = GetCurrentTimestamp();
+	count = periods_close(args.organization, &opted_out, false, now, reason);
+	if (links.count > 0)
 	{
+		UserIds		aliases = links_aliases(&links);
+
 		phase(&args, PROGRESS_WRITING_PERIODS, aliases.count);
-		links_close_periods(args.organization, &aliases);
+		periods_close(args.organization, &aliases, true, now, reason);
 	}
 	end_command(&args);
 	return count;
@@ -362,6 +384,7 @@ forget_lock(AdminArgs *args, bool force)
 {
 	Forgotten	result;
 	UserIds		opted_out;
+	Links		links;
 
 	result.nusers = directory_lock(args->organization, &args->users).count;
 	links_refuse_aliases(args->organization, &args->users);
@@ -377,7 +400,8 @@ forget_lock(AdminArgs *args, bool force)
 						ident_for_message(args->organization)),
 				 errdetail("Once forgotten, the user's events would be accepted again."),
 				 errhint("Opt the user in first, or pass force => true.")));
-	result.aliases = lock_aliases(args, &args->users);
+	links = lock_aliases(args, &args->users);
+	result.aliases = links_aliases(&links);
 	return result;
 }
 
@@ -414,8 +438,7 @@ forget_delete(const AdminArgs *args, const Forgotten *forgotten, Snapshot snapsh
 	bool		has_aliases = forgotten->aliases.count > 0;
 	uint64		nperiods = forgotten->nperiods;
 
-	if (has_aliases && args->reported)
-		nperiods += links_count_periods(args->organization, &forgotten->aliases);
+	nperiods += guess_copies(nperiods, args->users.count, forgotten->aliases.count);
 	values[0] = PointerGetDatum(args->organization);
 	values[1] = PointerGetDatum(user_ids_to_array(&args->users));
 	values[2] = PointerGetDatum(user_ids_to_array(&forgotten->aliases));
@@ -487,8 +510,8 @@ link_all(FunctionCallInfo fcinfo, Links links)
 		if (nperiods > 0)
 		{
 			phase(&args, PROGRESS_WRITING_PERIODS,
-				  args.reported ? links_count_periods(args.organization, &aliases) : 0);
-			links_copy_periods(args.organization, &aliases, false);
+				  guess_copies(nperiods, args.users.count, new.count));
+			links_copy_periods(args.organization, &new, false);
 		}
 	}
 	end_command(&args);
@@ -507,8 +530,10 @@ optout_unlink(PG_FUNCTION_ARGS)
 	bool		force = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
 	AdminArgs	args = begin_command(fcinfo, aliases, ARG_TEXT(1),
 									 aliases.count >= MANY_USERS, PROGRESS_UNLINK);
-	UserIds		owners = links_owners(args.organization, &aliases);
+	Links		links = links_read(args.organization, &aliases);
+	UserIds		owners = links_users(&links);
 	UserIds		locked;
+	uint64		nperiods;
 	uint64		deleted = 0;
 
 	/*
@@ -520,21 +545,21 @@ optout_unlink(PG_FUNCTION_ARGS)
 		phase(&args, PROGRESS_LOCKING_USERS, owners.count);
 		(void) directory_lock(args.organization, &owners);
 		phase(&args, PROGRESS_LOCKING_PERIODS, owners.count);
-		(void) periods_lock(args.organization, &owners);
+		nperiods = periods_lock(args.organization, &owners);
 		phase(&args, PROGRESS_LOCKING_ALIASES, aliases.count);
 		locked = links_lock(args.organization, &aliases);
-		args.users = links_owners(args.organization, &locked);
+		links = links_read(args.organization, &locked);
+		args.users = links_users(&links);
 		if (user_ids_include(&owners, &args.users))
 			break;
 		owners = args.users;
 	}
 
 	if (!force)
-		links_refuse_opted_out(args.organization, &locked);
+		links_refuse_opted_out(args.organization, &links);
 	if (locked.count > 0)
 	{
-		phase(&args, PROGRESS_DELETING,
-			  args.reported ? links_count_periods(args.organization, &locked) : 0);
+		phase(&args, PROGRESS_DELETING, guess_copies(nperiods, owners.count, locked.count));
 		deleted = links_delete(args.organization, &locked);
 	}
 	end_command(&args);

@@ -51,6 +51,7 @@ static const char *const administrator_routines[] = {
 	"optout.link(text, text[], text, text)", "optout.link(text[], text[], text, text)",
 	"optout.unlink(text[], text, boolean)",
 	"optout.sign_in(text, text, text, text)",
+	"optout.purge(text[], text, boolean)",
 	"optout.settle()", "optout.settle(interval)"
 };
 
@@ -66,7 +67,8 @@ typedef struct Authority
 	bool		administer;		/* which privilege that is */
 } Authority;
 
-static bool caller_administers(text *organization);
+static void authority_require(text *organization, bool reading);
+static bool authority_find(text *organization, bool reading);
 static bool text_is(text *value, const char *s);
 static Authority get_authority_args(FunctionCallInfo fcinfo);
 static char *existing_routines(void);
@@ -74,10 +76,23 @@ static void execute_as_no_script(const char *command);
 
 /*
  * Raise an error (42501) unless the effective caller may administer the
- * organisation.  To be called before anything about its users is looked at.
+ * organization, or may read it.  To be called before anything about its users is
+ * looked at.
  */
 void
 authority_require_administer(text *organization)
+{
+	authority_require(organization, false);
+}
+
+void
+authority_require_read(text *organization)
+{
+	authority_require(organization, true);
+}
+
+static void
+authority_require(text *organization, bool reading)
 {
 	/*
 	 * A transaction that holds its locks already hears of nothing: not of a
@@ -86,7 +101,7 @@ authority_require_administer(text *organization)
 	AcceptInvalidationMessages();
 
 	if (has_privs_of_role(GetUserId(), tables_owner()) ||
-		caller_administers(organization))
+		authority_find(organization, reading))
 		return;
 
 	ereport(ERROR,
@@ -96,8 +111,12 @@ authority_require_administer(text *organization)
 			 errhint("The owner of the extension can give it with optout.grant_authority().")));
 }
 
+/*
+ * Whether there is a row that lets the caller administer the organization, or
+ * read it, which whoever administers it may do as well.
+ */
 static bool
-caller_administers(text *organization)
+authority_find(text *organization, bool reading)
 {
 	Relation	rel = tables_open("authority", AccessShareLock);
 	Oid			index = tables_index(rel, "authority_pkey");
@@ -123,7 +142,7 @@ caller_administers(text *organization)
 			Datum		privilege = heap_getattr(tuple, Anum_authority_privilege,
 												 RelationGetDescr(rel), &isnull);
 
-			found = text_is(DatumGetTextPP(privilege), PRIVILEGE_ADMINISTER) &&
+			found = (reading || text_is(DatumGetTextPP(privilege), PRIVILEGE_ADMINISTER)) &&
 				has_privs_of_role(GetUserId(), DatumGetObjectId(role));
 		}
 		tables_endscan(&scan);

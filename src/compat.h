@@ -17,10 +17,12 @@
 	(AssertMacro((classid) == RelationRelationId), \
 	 pg_class_ownercheck(objectid, roleid))
 #define object_aclcheck(classid, objectid, roleid, mode) \
-	(AssertMacro((classid) == ProcedureRelationId), \
-	 pg_proc_aclcheck(objectid, roleid, mode))
+	((classid) == ProcedureRelationId ? \
+	 pg_proc_aclcheck(objectid, roleid, mode) : \
+	 pg_namespace_aclcheck(objectid, roleid, mode))
 /* what a setting's check hook returns is freed with free() there */
 #define guc_malloc(elevel, size) malloc(size)
+#define pgstat_get_local_beentry_by_index(idx) pgstat_fetch_stat_local_beentry(idx)
 typedef bool TU_UpdateIndexes;
 #define EnableDisableTrigger(rel, tgname, tgparent, fires_when, skip_system, recurse, lockmode) \
 	EnableDisableTriggerNew(rel, tgname, fires_when, skip_system, recurse, lockmode)
@@ -47,6 +49,8 @@ typedef bool TU_UpdateIndexes;
 #define VXID_PROC_NUMBER(vxid) ((vxid).backendId)
 #define ProcNumberGetProc(number) BackendIdGetProc(number)
 #include "storage/sinvaladt.h"
+#include "storage/lock.h"
+#define LockHeldByMe(tag, lockmode, orstronger) LockHeldByMe(tag, lockmode)
 #else
 #define MyLocalTransactionId (MyProc->vxid.lxid)
 #define VXID_PROC_NUMBER(vxid) ((vxid).procNumber)
@@ -55,8 +59,12 @@ typedef bool TU_UpdateIndexes;
 #if PG_VERSION_NUM < 180000
 #define PG_MODULE_MAGIC_EXT(...) PG_MODULE_MAGIC
 #define FKEY_IS_ENFORCED(fkey) true
+#define ATTRIBUTE_IS_NEVER_NULL(tupdesc, i) (TupleDescAttr(tupdesc, i)->attnotnull)
 #else
 #define FKEY_IS_ENFORCED(fkey) ((fkey)->conenforced)
+/* a constraint that has not been validated is shown as attnotnull, too */
+#define ATTRIBUTE_IS_NEVER_NULL(tupdesc, i) \
+	(TupleDescCompactAttr(tupdesc, i)->attnullability == ATTNULLABLE_VALID)
 #endif
 
 #if PG_VERSION_NUM < 190000

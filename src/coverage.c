@@ -178,7 +178,7 @@ static BlockNumber coverage_begin_load(SharedDatabase *entry, Relation rel);
 static int	coverage_add_block(Relation rel, BlockNumber block, BufferAccessStrategy strategy,
 							   Snapshot snapshot, uint64 xmin, bool *fill_cache);
 static bool coverage_note_block(SharedDatabase *entry, BlockNumber block, int nrows,
-								bool fill_cache, uint64 microseconds);
+								bool cache_is_full, uint64 microseconds);
 static void coverage_note_end(SharedDatabase *entry, BlockNumber block);
 static void coverage_add_slice(Relation rel, uint64 begun);
 static void coverage_load(void);
@@ -609,7 +609,7 @@ coverage_add_block(Relation rel, BlockNumber block, BufferAccessStrategy strateg
  */
 static bool
 coverage_note_block(SharedDatabase *entry, BlockNumber block, int nrows,
-					bool fill_cache, uint64 microseconds)
+					bool cache_is_full, uint64 microseconds)
 {
 	bool		ours;
 
@@ -618,7 +618,8 @@ coverage_note_block(SharedDatabase *entry, BlockNumber block, int nrows,
 	if (ours)
 	{
 		entry->next = block + 1;
-		entry->fill_cache = fill_cache;
+		if (cache_is_full)
+			entry->fill_cache = false;
 		entry->pid = MyProcPid;
 		entry->nrows += nrows;
 		entry->microseconds += microseconds;
@@ -662,6 +663,7 @@ coverage_add_slice(Relation rel, uint64 begun)
 	uint64		xmin = 0;
 	BlockNumber block;
 	BlockNumber nblocks;
+	bool		may_fill;
 	bool		fill_cache;
 	uint64		now = begun;
 
@@ -675,7 +677,8 @@ coverage_add_slice(Relation rel, uint64 begun)
 	/* the table may have been truncated, but not while we have it open */
 	block = coverage_begin_load(entry, rel);
 	nblocks = Min(entry->nblocks, RelationGetNumberOfBlocks(rel));
-	fill_cache = entry->fill_cache && !IsInParallelMode();
+	/* in parallel mode no snapshot can be taken */
+	may_fill = fill_cache = entry->fill_cache && !IsInParallelMode();
 	if (fill_cache)
 	{
 		snapshot = RegisterSnapshot(GetLatestSnapshot());
@@ -688,7 +691,7 @@ coverage_add_slice(Relation rel, uint64 begun)
 		uint64		before = now;
 
 		now = shared_clock();
-		if (!coverage_note_block(entry, block, nrows, fill_cache, now - before))
+		if (!coverage_note_block(entry, block, nrows, may_fill && !fill_cache, now - before))
 			break;
 		/* whoever adds the last ones says so */
 		if (++block < nblocks)

@@ -24,11 +24,7 @@
 UserIds
 directory_lock(text *organization, const UserIds *users)
 {
-	return lock_users("product_user", "product_user_pkey", false,
-					  "SELECT d.ctid, u.n FROM unnest($2) WITH ORDINALITY AS u (user_id, n) "
-					  "JOIN optout.product_user d USING (user_id) "
-					  "WHERE d.organization = $1",
-					  organization, users, NULL);
+	return lock_users("product_user", "product_user_pkey", organization, users, LockTupleNoKeyExclusive, NULL);
 }
 
 /*

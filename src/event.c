@@ -8,10 +8,17 @@
  *
  *		'user_id', 'user_id=$.device.id', 'payload', 'time_zone=UTC'
  *
- * Only the list names columns: the server keeps it by number and thus follows
+ * The list names the columns: the server keeps it by number and thus follows
  * renames, hands it down to partitions by name, and dumps it by the names of the
  * day; it keeps a column of the list from being dropped or given another type.
  * Guards of one id column have had the first form since 1.0.
+ *
+ * A guard that a rule has made (rules.c) must not keep anybody from that, so it has
+ * no list, and its arguments name its columns:
+ *
+ *		'user_id=anonymous_id', 'payload=data'
+ *
+ * What begins with $ is a path there as well, which a payload cannot be at.
  */
 #include "postgres.h"
 
@@ -40,10 +47,13 @@ typedef struct EventPayload
 } EventPayload;
 
 static bool event_parse_argument(const char *string, EventArgument *argument);
+static AttrNumber event_find_column(Relation rel, const EventArgument *argument, bool has_time_zone);
 static Answer event_ask_at_once(const EventShape *shape, TupleTableSlot *slot, EventPayload *payload,
 								text *organization);
 static text *event_ident(const EventShape *shape, const EventSource *source,
 						 TupleTableSlot *slot, EventPayload *payload);
+static int	event_idents(const EventShape *shape, TupleTableSlot *slot, EventPayload *payload,
+						 text **user_ids);
 static text *event_organization(const EventShape *shape, TupleTableSlot *slot, EventPayload *payload);
 static bool event_time(const EventShape *shape, TupleTableSlot *slot, EventPayload *payload,
 					   TimestampTz *occurred_at);
@@ -51,6 +61,8 @@ static text *event_get_path(const EventShape *shape, const PayloadPath *path, Tu
 							EventPayload *payload, bool *is_string);
 static bool event_column_changes(AttrNumber attnum, TupleTableSlot *before, TupleTableSlot *after);
 static bool event_payload_changes(const EventShape *shape, TupleTableSlot *before, TupleTableSlot *after);
+static bool event_path_changes(const EventShape *shape, TupleTableSlot *before, TupleTableSlot *after,
+							   EventPayload *payloads);
 static bool event_same_text(text *a, text *b);
 
 /*
@@ -63,15 +75,21 @@ event_parse_argument(const char *string, EventArgument *argument)
 	size_t		len = separator ? (size_t) (separator - string) : strlen(string);
 
 	argument->attnum = InvalidAttrNumber;
+	argument->column = NULL;
 	argument->value = separator ? separator + 1 : NULL;
 	for (int role = 0; role < EVENT_ROLES; role++)
 	{
-		if (strlen(event_role_names[role]) == len && memcmp(event_role_names[role], string, len) == 0)
+		if (strlen(event_role_names[role]) != len || memcmp(event_role_names[role], string, len) != 0)
+			continue;
+		argument->role = role;
+		if (separator != NULL && role < EVENT_TIME_ZONE &&
+			(role == EVENT_PAYLOAD || argument->value[0] != '$'))
 		{
-			argument->role = role;
-			/* a payload is a column, a constant is not */
-			return separator ? role != EVENT_PAYLOAD : role < EVENT_TIME_ZONE;
+			argument->column = argument->value;
+			argument->value = NULL;
 		}
+		/* a constant is no column of the list */
+		return separator != NULL || role < EVENT_TIME_ZONE;
 	}
 	return false;
 }
@@ -90,11 +108,14 @@ event_parse_arguments(int nargs, char **args, int nattrs, const int16 *attnums)
 	for (int i = 0; i < nargs; i++)
 	{
 		EventArgument *argument = palloc(sizeof(EventArgument));
+		bool		listed;
 
-		if (!event_parse_argument(args[i], argument) ||
-			(argument->value == NULL && nused == nattrs))
+		if (!event_parse_argument(args[i], argument))
 			return NIL;
-		if (argument->value == NULL)
+		listed = argument->column == NULL && argument->value == NULL;
+		if (listed && nused == nattrs)
+			return NIL;
+		if (listed)
 			argument->attnum = attnums[nused++];
 		any_user_id |= argument->role == EVENT_USER_ID;
 		result = lappend(result, argument);
@@ -165,6 +186,29 @@ event_check_column(Relation rel, EventRole role, const char *colname, bool has_t
 }
 
 /*
+ * The relation's column that an argument names; 0 where it names none.
+ */
+static AttrNumber
+event_find_column(Relation rel, const EventArgument *argument, bool has_time_zone)
+{
+	if (argument->attnum != InvalidAttrNumber)
+		return event_check_column(rel, argument->role,
+								  NameStr(TupleDescAttr(RelationGetDescr(rel), argument->attnum - 1)->attname),
+								  has_time_zone);
+	if (argument->column == NULL)
+		return InvalidAttrNumber;
+
+	/* the event trigger has not been there to make the guard anew */
+	if (get_attnum(RelationGetRelid(rel), argument->column) == InvalidAttrNumber)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" of relation \"%s\", which the guard reads, does not exist",
+						argument->column, RelationGetRelationName(rel)),
+				 errhint("Call optout.guard_schema() again, or optout.guard() for the table.")));
+	return event_check_column(rel, argument->role, argument->column, has_time_zone);
+}
+
+/*
  * What the guard with these arguments reads of the relation's rows.  guard() has
  * checked it, but of a partition attached later, or where guard() has not made
  * the trigger, nobody has.
@@ -186,15 +230,10 @@ event_shape(Relation rel, List *arguments)
 	foreach(cell, arguments)
 	{
 		EventArgument *argument = lfirst(cell);
-		EventSource source = {argument->attnum, InvalidOid, NULL};
+		EventSource source = {event_find_column(rel, argument, shape->time_zone != NULL), InvalidOid, NULL};
 
-		if (argument->attnum != InvalidAttrNumber)
-		{
-			Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), argument->attnum - 1);
-
-			event_check_column(rel, argument->role, NameStr(att->attname), shape->time_zone != NULL);
-			source.type = getBaseType(att->atttypid);
-		}
+		if (source.attnum != InvalidAttrNumber)
+			source.type = getBaseType(TupleDescAttr(RelationGetDescr(rel), source.attnum - 1)->atttypid);
 		else if (argument->role < EVENT_TIME_ZONE)
 			source.path = payload_parse_path(argument->value);
 
@@ -233,7 +272,7 @@ event_is_accepted(const EventShape *shape, TupleTableSlot *slot)
 	text	   *organization = event_organization(shape, slot, &payload);
 	Answer		answer = event_ask_at_once(shape, slot, &payload, organization);
 	text	  **user_ids;
-	int			nuser_ids = 0;
+	int			nuser_ids;
 	TimestampTz occurred_at;
 	bool		has_time;
 
@@ -241,12 +280,7 @@ event_is_accepted(const EventShape *shape, TupleTableSlot *slot)
 		return answer == NOT_OPTED_OUT;
 
 	user_ids = palloc(shape->nuser_ids * sizeof(text *));
-	for (int i = 0; i < shape->nuser_ids; i++)
-	{
-		user_ids[nuser_ids] = event_ident(shape, &shape->user_ids[i], slot, &payload);
-		if (user_ids[nuser_ids] != NULL)
-			nuser_ids++;
-	}
+	nuser_ids = event_idents(shape, slot, &payload, user_ids);
 	has_time = event_time(shape, slot, &payload, &occurred_at);
 	return accepts_event_of_all(organization, user_ids, nuser_ids, has_time ? &occurred_at : NULL);
 }
@@ -389,6 +423,69 @@ event_changes(const EventShape *shape, TupleTableSlot *before, TupleTableSlot *a
 	return nchanged;
 }
 
+/*
+ * All ids of the row, and how many.
+ */
+static int
+event_idents(const EventShape *shape, TupleTableSlot *slot, EventPayload *payload, text **user_ids)
+{
+	int			nuser_ids = 0;
+
+	for (int i = 0; i < shape->nuser_ids; i++)
+	{
+		user_ids[nuser_ids] = event_ident(shape, &shape->user_ids[i], slot, payload);
+		if (user_ids[nuser_ids] != NULL)
+			nuser_ids++;
+	}
+	return nuser_ids;
+}
+
+/*
+ * Whether an UPDATE may make a stored event this one.  If not, it counts as
+ * discarded, once.
+ *
+ * If the event stays of the same organization and time, only the ids that it gets
+ * are asked about: it was an event of the others before, and to refuse the UPDATE
+ * would leave it with all of their ids.
+ */
+bool
+event_update_is_accepted(const EventShape *shape, TupleTableSlot *before, TupleTableSlot *after)
+{
+	EventPayload payloads[2] = {{false}};
+	text	   *organization;
+	text	  **old_ids;
+	text	  **new_ids;
+	int			nold;
+	int			nnew;
+	int			nasked = 0;
+	TimestampTz occurred_at;
+	const TimestampTz *at;
+
+	if (event_column_changes(shape->organization.attnum, before, after) ||
+		event_column_changes(shape->occurred_at.attnum, before, after) ||
+		event_path_changes(shape, before, after, payloads))
+		return event_is_accepted(shape, after);
+
+	old_ids = palloc(shape->nuser_ids * sizeof(text *));
+	new_ids = palloc(shape->nuser_ids * sizeof(text *));
+	nold = event_idents(shape, before, &payloads[0], old_ids);
+	nnew = event_idents(shape, after, &payloads[1], new_ids);
+	for (int i = 0; i < nnew; i++)
+	{
+		bool		found = false;
+
+		for (int j = 0; j < nold && !found; j++)
+			found = event_same_text(new_ids[i], old_ids[j]);
+		if (!found)
+			new_ids[nasked++] = new_ids[i];
+	}
+	if (nasked == 0)
+		return true;
+	organization = event_organization(shape, after, &payloads[1]);
+	at = event_time(shape, after, &payloads[1], &occurred_at) ? &occurred_at : NULL;
+	return accepts_event_of_all(organization, new_ids, nasked, at);
+}
+
 static bool
 event_column_changes(AttrNumber attnum, TupleTableSlot *before, TupleTableSlot *after)
 {
@@ -417,7 +514,6 @@ event_payload_changes(const EventShape *shape, TupleTableSlot *before, TupleTabl
 				ynull;
 	Datum		x = slot_getattr(before, shape->payload.attnum, &xnull);
 	Datum		y = slot_getattr(after, shape->payload.attnum, &ynull);
-	TimestampTz times[2] = {0, 0};
 
 	/* the same bytes, or the same pointer to what is stored elsewhere */
 	if (xnull && ynull)
@@ -433,6 +529,18 @@ event_payload_changes(const EventShape *shape, TupleTableSlot *before, TupleTabl
 							 event_ident(shape, &shape->user_ids[i], after, &payloads[1])))
 			return true;
 	}
+	return event_path_changes(shape, before, after, payloads);
+}
+
+/*
+ * Whether a path leads to another organization or time.
+ */
+static bool
+event_path_changes(const EventShape *shape, TupleTableSlot *before, TupleTableSlot *after,
+				   EventPayload *payloads)
+{
+	TimestampTz times[2] = {0, 0};
+
 	if (shape->organization.path != NULL &&
 		!event_same_text(event_organization(shape, before, &payloads[0]),
 						 event_organization(shape, after, &payloads[1])))

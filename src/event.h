@@ -28,13 +28,14 @@ typedef enum EventRole
 } EventRole;
 
 /*
- * An argument of the guard's trigger: the next column of the trigger's list, a
- * path into the payload, or a constant.
+ * An argument of the guard's trigger.  One of the three says what it names: the
+ * next column of the trigger's list, a column by its name, or what is no column.
  */
 typedef struct EventArgument
 {
 	EventRole	role;
-	AttrNumber	attnum;			/* 0 where it is not a column */
+	AttrNumber	attnum;			/* 0 where it is not of the list */
+	const char *column;			/* NULL where it is not by name */
 	const char *value;			/* the path or constant */
 } EventArgument;
 
@@ -65,7 +66,17 @@ extern List *event_parse_arguments(int nargs, char **args, int nattrs, const int
 extern AttrNumber event_check_column(Relation rel, EventRole role, const char *colname,
 									 bool has_time_zone);
 extern EventShape *event_shape(Relation rel, List *arguments);
+
+/* how many columns event_changes() may find */
+static inline int
+event_max_changes(const EventShape *shape)
+{
+	return shape->nuser_ids + 3;
+}
+
 extern bool event_is_accepted(const EventShape *shape, TupleTableSlot *slot);
+extern bool event_update_is_accepted(const EventShape *shape, TupleTableSlot *before,
+									 TupleTableSlot *after);
 extern int	event_changes(const EventShape *shape, TupleTableSlot *before, TupleTableSlot *after,
 						  AttrNumber *changed);
 

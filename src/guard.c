@@ -16,6 +16,9 @@
  * one before left it.  What a trigger with a later name writes into the
  * columns is not checked; optout.guard() warns of such triggers.
  *
+ * A rule for tables to come (rules.c) makes guards as well, by other names and
+ * without the list: see guard_create_by_rule().  guard() replaces one of those.
+ *
  * An UPDATE that moves a row to another partition fires the INSERT trigger
  * there, which cannot tell it from an event that arrives.  So a stored event of
  * a user who is opted out by now is discarded when it is moved.
@@ -37,8 +40,10 @@
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_event_trigger.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
@@ -49,6 +54,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -65,6 +71,7 @@
 #include "tables.h"
 
 #define GUARD_TRIGGER "optout_guard"
+#define GUARD_RULE_TRIGGER "optout_guard_rule"
 
 PG_FUNCTION_INFO_V1(optout_guard);
 PG_FUNCTION_INFO_V1(optout_guard_array);
@@ -74,54 +81,41 @@ PG_FUNCTION_INFO_V1(optout_repair);
 PG_FUNCTION_INFO_V1(optout_discard_opted_out);
 PG_FUNCTION_INFO_V1(optout_discard_event);
 
-/* what guard() is asked to make the trigger read; elements are C strings */
-typedef struct GuardRequest
-{
-	List	   *user_ids;
-	char	   *organization;
-	char	   *occurred_at;
-	char	   *payload;
-	char	   *time_zone;
-	char	   *fixed_organization;
-	bool		has_paths;		/* what begins with $ is a path, not a column */
-} GuardRequest;
-
 /* the trigger to be made */
 typedef struct GuardTrigger
 {
-	StringInfoData columns;		/* its UPDATE OF list */
-	StringInfoData arguments;
+	bool		by_rule;
+	List	   *columns;		/* of its UPDATE OF list */
+	List	   *arguments;
 	bool		uses_payload;
 } GuardTrigger;
 
-/* the guards of a relation */
-typedef struct Guards
-{
-	List	   *own;			/* names of its own */
-	List	   *off;			/* names of those that do not fire always */
-	bool		inherited;		/* a partitioned table's guard is among them */
-} Guards;
-
-static Oid	discard_function(void);
-static Guards guard_find(Relation rel, Oid function, char fires);
-static Oid	guard_namesake(Relation rel);
+static Guards guard_find_all(Relation rel, Oid function, char fires);
+static bool guard_is_by_rule(const char *name);
+static Trigger *guard_namesake(Relation rel, const char *name);
 static bool guard_has_any(Oid relid, Oid function);
 static void warn_of_gaps(Relation rel);
 static void guard_warn_of_children(Relation rel);
 static bool guard_other_organizations(void);
 static void guard_create(Relation rel, const GuardRequest *request);
 static void guard_check_relation(Relation rel);
-static void guard_check_request(const GuardRequest *request);
+static void guard_check_namesake(Relation rel, const char *name);
+static GuardTrigger guard_describe(Relation rel, const GuardRequest *request, bool by_rule);
 static void guard_add(GuardTrigger *trigger, Relation rel, const GuardRequest *request,
 					  EventRole role, const char *source);
 static void guard_add_constant(GuardTrigger *trigger, EventRole role, const char *value);
+static bool guard_equals(const GuardTrigger *described, const Trigger *trigger);
+static void guard_put(const char *relname, const char *name, const GuardTrigger *trigger);
+static char *guard_list(List *strings, bool literals);
 static List *guard_arguments(Relation pg_trigger, HeapTuple tuple);
-static List *guard_user_ids(ArrayType *array);
+static List *guard_parse_trigger(const Trigger *trigger);
 static int64 guard_repair_own(const char *table, const char *function, char fires);
+static int64 guard_repair_event_trigger(void);
 static int64 guard_enable(Oid relid, Oid function, char fires);
 static List *guard_relations_off(Oid function);
 static char *guard_text_arg(FunctionCallInfo fcinfo, int arg);
 static EventShape *guard_shape(FunctionCallInfo fcinfo);
+static EventShape *guard_shape_by(Relation rel, const Trigger *trigger);
 
 /*
  * Open the relation given by the first argument, which must be a table that
@@ -161,8 +155,11 @@ guard_open_own_table(FunctionCallInfo fcinfo)
 	return rel;
 }
 
-static Oid
-discard_function(void)
+/*
+ * The function whose triggers are guards.
+ */
+Oid
+guard_function(void)
 {
 	Oid			function = tables_function("discard_opted_out");
 
@@ -174,12 +171,21 @@ discard_function(void)
 }
 
 /*
+ * The guards of a relation.
+ */
+Guards
+guard_find(Relation rel)
+{
+	return guard_find_all(rel, guard_function(), TRIGGER_FIRES_ALWAYS);
+}
+
+/*
  * The relation's triggers of the function, which are off unless they fire always
  * or as "fires" says.  Copied, for what the relation cache has of them can be gone
  * after any look-up in a catalog.
  */
 static Guards
-guard_find(Relation rel, Oid function, char fires)
+guard_find_all(Relation rel, Oid function, char fires)
 {
 	Guards		result = {NIL};
 	TriggerDesc *trigdesc = rel->trigdesc;
@@ -192,8 +198,10 @@ guard_find(Relation rel, Oid function, char fires)
 			continue;
 		if (trigger->tgisclone)
 			result.inherited = true;
+		else if (guard_is_by_rule(trigger->tgname))
+			result.by_rule = lappend(result.by_rule, pstrdup(trigger->tgname));
 		else
-			result.own = lappend(result.own, pstrdup(trigger->tgname));
+			result.by_hand = lappend(result.by_hand, pstrdup(trigger->tgname));
 		if (trigger->tgenabled != TRIGGER_FIRES_ALWAYS && trigger->tgenabled != fires)
 			result.off = lappend(result.off, pstrdup(trigger->tgname));
 	}
@@ -201,19 +209,33 @@ guard_find(Relation rel, Oid function, char fires)
 }
 
 /*
- * The function of the relation's trigger that has the name which guard() gives.
+ * Whether rules give their guards this name; so does the view optout.guarded.
  */
-static Oid
-guard_namesake(Relation rel)
+static bool
+guard_is_by_rule(const char *name)
+{
+	size_t		len = strlen(GUARD_RULE_TRIGGER);
+
+	return strncmp(name, GUARD_RULE_TRIGGER, len) == 0 &&
+		(name[len] == '\0' ||
+		 (name[len] == '_' && name[len + 1] != '\0' &&
+		  strspn(name + len + 1, "0123456789") == strlen(name + len + 1)));
+}
+
+/*
+ * The relation's trigger of this name; NULL where there is none.
+ */
+static Trigger *
+guard_namesake(Relation rel, const char *name)
 {
 	TriggerDesc *trigdesc = rel->trigdesc;
 
 	for (int i = 0; trigdesc != NULL && i < trigdesc->numtriggers; i++)
 	{
-		if (strcmp(trigdesc->triggers[i].tgname, GUARD_TRIGGER) == 0)
-			return trigdesc->triggers[i].tgfoid;
+		if (strcmp(trigdesc->triggers[i].tgname, name) == 0)
+			return &trigdesc->triggers[i];
 	}
-	return InvalidOid;
+	return NULL;
 }
 
 /*
@@ -244,7 +266,7 @@ guard_has_any(Oid relid, Oid function)
 static void
 warn_of_gaps(Relation rel)
 {
-	Oid			discard = discard_function();
+	Oid			discard = guard_function();
 	Oid			owner = rel->rd_rel->relowner;
 	bool		has_children = rel->rd_rel->relkind == RELKIND_RELATION &&
 		find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL;
@@ -301,7 +323,7 @@ warn_of_gaps(Relation rel)
 static void
 guard_warn_of_children(Relation rel)
 {
-	Oid			function = discard_function();
+	Oid			function = guard_function();
 	List	   *children = find_all_inheritors(RelationGetRelid(rel), NoLock, NULL);
 	char	   *first = NULL;
 	int			count = 0;
@@ -403,9 +425,22 @@ Datum
 optout_guard_array(PG_FUNCTION_ARGS)
 {
 	Relation	rel = guard_open_own_table(fcinfo);
-	GuardRequest request = {NIL};
+	GuardRequest request;
 
 	guard_check_relation(rel);
+	request = guard_request_from_args(fcinfo);
+	guard_create(rel, &request);
+	PG_RETURN_VOID();
+}
+
+/*
+ * What the arguments from the second on ask for.
+ */
+GuardRequest
+guard_request_from_args(FunctionCallInfo fcinfo)
+{
+	GuardRequest request = {NIL};
+
 	request.user_ids = guard_user_ids(PG_ARGISNULL(1) ? NULL : PG_GETARG_ARRAYTYPE_P(1));
 	request.organization = guard_text_arg(fcinfo, 2);
 	request.occurred_at = guard_text_arg(fcinfo, 3);
@@ -413,8 +448,7 @@ optout_guard_array(PG_FUNCTION_ARGS)
 	request.time_zone = guard_text_arg(fcinfo, 5);
 	request.fixed_organization = guard_text_arg(fcinfo, 6);
 	request.has_paths = true;
-	guard_create(rel, &request);
-	PG_RETURN_VOID();
+	return request;
 }
 
 static char *
@@ -426,7 +460,7 @@ guard_text_arg(FunctionCallInfo fcinfo, int arg)
 /*
  * The elements of the array, in their order.
  */
-static List *
+List *
 guard_user_ids(ArrayType *array)
 {
 	List	   *result = NIL;
@@ -467,21 +501,14 @@ guard_user_ids(ArrayType *array)
 static void
 guard_check_relation(Relation rel)
 {
-	Oid			namesake = guard_namesake(rel);
-
 	/* they hold no events, and what it discarded there would be missed */
 	if (RelationGetNamespace(rel) == get_namespace_oid("optout", true))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("cannot guard \"%s\", a table of the extension itself",
 						RelationGetRelationName(rel))));
-	if (OidIsValid(namesake) && namesake != discard_function())
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("trigger \"%s\" of relation \"%s\" is not a guard",
-						GUARD_TRIGGER, RelationGetRelationName(rel)),
-				 errhint("Rename or drop it.")));
-	if (guard_find(rel, discard_function(), TRIGGER_FIRES_ALWAYS).inherited)
+	guard_check_namesake(rel, GUARD_TRIGGER);
+	if (guard_find(rel).inherited)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("partition \"%s\" is guarded through its partitioned table",
@@ -490,54 +517,206 @@ guard_check_relation(Relation rel)
 }
 
 /*
+ * Do not replace what is somebody else's.
+ */
+static void
+guard_check_namesake(Relation rel, const char *name)
+{
+	Oid			discard = guard_function();
+	Trigger    *namesake = guard_namesake(rel, name);
+
+	if (namesake != NULL && namesake->tgfoid != discard)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("trigger \"%s\" of relation \"%s\" is not a guard",
+						name, RelationGetRelationName(rel)),
+				 errhint("Rename or drop it.")));
+}
+
+/*
  * Create the trigger, and close the relation.
  */
 static void
 guard_create(Relation rel, const GuardRequest *request)
 {
-	GuardTrigger trigger;
+	Oid			relid = RelationGetRelid(rel);
+	GuardTrigger trigger = guard_describe(rel, request, false);
 	char	   *relname;
-	ListCell   *cell;
-
-	guard_check_request(request);
-	trigger.uses_payload = false;
-	initStringInfo(&trigger.columns);
-	initStringInfo(&trigger.arguments);
-	foreach(cell, request->user_ids)
-		guard_add(&trigger, rel, request, EVENT_USER_ID, lfirst(cell));
-	guard_add(&trigger, rel, request, EVENT_ORGANIZATION, request->organization);
-	guard_add(&trigger, rel, request, EVENT_OCCURRED_AT, request->occurred_at);
-	if (request->payload != NULL && !trigger.uses_payload)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("no path leads into payload column \"%s\"", request->payload),
-				 errhint("Pass a path such as $.user.id among the user_ids.")));
-	guard_add(&trigger, rel, request, EVENT_PAYLOAD, request->payload);
-	guard_add_constant(&trigger, EVENT_TIME_ZONE, request->time_zone);
-	guard_add_constant(&trigger, EVENT_FIXED_ORGANIZATION, request->fixed_organization);
 
 	warn_of_gaps(rel);
-	if (request->organization == NULL && request->fixed_organization == NULL &&
-		guard_other_organizations())
-		ereport(NOTICE,
-				(errmsg("guard of relation \"%s\" goes by the setting optout.organization of whoever writes",
-						RelationGetRelationName(rel)),
-				 errdetail("It names \"%s\" here, and the directory holds other organizations.",
-						   ident_for_message(organization_setting_text)),
-				 errhint("If the events are of several organizations, name the column that says which. If all are one's, pass it as fixed_organization.")));
+	guard_note_organizations(request, "guard of relation", RelationGetRelationName(rel));
 
 	/* close it, for ALTER TABLE wants no other user of it; the lock remains */
 	relname = guard_relation_name(rel);
 	relation_close(rel, NoLock);
-
-	guard_run(psprintf("CREATE OR REPLACE TRIGGER " GUARD_TRIGGER
-					   " BEFORE INSERT OR UPDATE OF %s ON %s FOR EACH ROW"
-					   " EXECUTE FUNCTION optout.discard_opted_out(%s)",
-					   trigger.columns.data, relname, trigger.arguments.data), 0, NULL, NULL);
-	guard_run(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " GUARD_TRIGGER, relname), 0, NULL, NULL);
+	guard_put(relname, GUARD_TRIGGER, &trigger);
+	guard_drop_by_rule(relid, false);
 }
 
-static void
+/*
+ * Tell the caller, if they may know, of organizations that the request does not
+ * speak of.
+ */
+void
+guard_note_organizations(const GuardRequest *request, const char *what, const char *name)
+{
+	if (request->organization == NULL && request->fixed_organization == NULL &&
+		guard_other_organizations())
+		ereport(NOTICE,
+				(errmsg("%s \"%s\" goes by the setting optout.organization of whoever writes",
+						what, name),
+				 errdetail("It names \"%s\" here, and the directory holds other organizations.",
+						   ident_for_message(organization_setting_text)),
+				 errhint("If the events are of several organizations, name the column that says which. If all are one's, pass it as fixed_organization.")));
+}
+
+/*
+ * Create or renew the guard that a rule asks for, and close the relation, whose
+ * guards are neither inherited nor made by hand.  Nothing is done where it is there.
+ *
+ * It has no UPDATE OF list, so that nothing depends on it, and its name is another
+ * than that of guard()'s.  ATTACH PARTITION creates the partitioned table's guard
+ * for the partition under the same name, and fails if there is a trigger of that
+ * name already.  So the guard of a partitioned table has a name that no other
+ * table's has: it ends with a number, the table's, which a dump and restore keeps.
+ */
+void
+guard_create_by_rule(Relation rel, const GuardRequest *request)
+{
+	Oid			relid = RelationGetRelid(rel);
+	bool		partitioned = rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
+	Guards		guards = guard_find(rel);
+	GuardTrigger trigger = guard_describe(rel, request, true);
+	char	   *name;
+	char	   *relname;
+
+	Assert(!guards.inherited && guards.by_hand == NIL);
+	if (guards.by_rule != NIL)
+		name = linitial(guards.by_rule);
+	else
+		name = partitioned ? psprintf(GUARD_RULE_TRIGGER "_%u", relid) : GUARD_RULE_TRIGGER;
+	guard_check_namesake(rel, name);
+	if (guards.by_rule != NIL && guard_equals(&trigger, guard_namesake(rel, name)))
+	{
+		relation_close(rel, NoLock);
+		return;
+	}
+
+	relname = guard_relation_name(rel);
+	relation_close(rel, NoLock);
+	guard_put(relname, name, &trigger);
+	if (partitioned)
+		guard_drop_by_rule(relid, true);
+}
+
+/*
+ * What the guard of that name reads, as a request for it.
+ */
+GuardRequest
+guard_request_of(Relation rel, const char *name)
+{
+	GuardRequest request = {NIL};
+	ListCell   *cell;
+
+	request.has_paths = true;
+	foreach(cell, guard_parse_trigger(guard_namesake(rel, name)))
+	{
+		EventArgument *argument = lfirst(cell);
+		char	   *source = argument->attnum != InvalidAttrNumber ?
+			get_attname(RelationGetRelid(rel), argument->attnum, false) :
+			pstrdup(argument->column != NULL ? argument->column : argument->value);
+
+		switch (argument->role)
+		{
+			case EVENT_USER_ID:
+				request.user_ids = lappend(request.user_ids, source);
+				break;
+			case EVENT_ORGANIZATION:
+				request.organization = source;
+				break;
+			case EVENT_OCCURRED_AT:
+				request.occurred_at = source;
+				break;
+			case EVENT_PAYLOAD:
+				request.payload = source;
+				break;
+			case EVENT_TIME_ZONE:
+				request.time_zone = source;
+				break;
+			case EVENT_FIXED_ORGANIZATION:
+				request.fixed_organization = source;
+				break;
+			case EVENT_ROLES:
+				break;
+		}
+	}
+	return request;
+}
+
+/*
+ * Drop the guards of their own that rules have made for the relation, unless it is
+ * left out, and for its partitions, which inherit its guard.  Those of partitions
+ * that are not the caller's stay; they do no harm.
+ */
+void
+guard_drop_by_rule(Oid relid, bool partitions_only)
+{
+	List	   *relids = get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE ?
+		find_all_inheritors(relid, NoLock, NULL) : list_make1_oid(relid);
+	ListCell   *cell;
+
+	foreach(cell, relids)
+	{
+		Relation	rel;
+		List	   *names;
+		char	   *relname;
+		ListCell   *name;
+
+		if (partitions_only && lfirst_oid(cell) == relid)
+			continue;
+		rel = relation_open(lfirst_oid(cell), AccessShareLock);
+		names = guard_find(rel).by_rule;
+		relname = guard_relation_name(rel);
+		relation_close(rel, NoLock);
+		if (names == NIL || !object_ownercheck(RelationRelationId, lfirst_oid(cell), GetUserId()))
+			continue;
+		foreach(name, names)
+			guard_run(psprintf("DROP TRIGGER %s ON %s", quote_identifier(lfirst(name)), relname), 0, NULL, NULL);
+	}
+}
+
+/*
+ * Let the owner of a partitioned table that a rule guards add partitions, which
+ * takes EXECUTE on the trigger's function.
+ */
+void
+guard_let_owner_add_partitions(Relation rel)
+{
+	Oid			discard = guard_function();
+	Oid			owner = rel->rd_rel->relowner;
+	TriggerDesc *trigdesc = rel->trigdesc;
+	bool		by_rule = false;
+
+	for (int i = 0; trigdesc != NULL && i < trigdesc->numtriggers; i++)
+		by_rule |= trigdesc->triggers[i].tgfoid == discard && guard_is_by_rule(trigdesc->triggers[i].tgname);
+	if (!by_rule || rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE ||
+		object_aclcheck(ProcedureRelationId, discard, owner, ACL_EXECUTE) == ACLCHECK_OK)
+		return;
+
+	/*
+	 * of two who grant at once the second would fail: "tuple concurrently
+	 * updated"
+	 */
+	LockDatabaseObject(ProcedureRelationId, discard, 0, ShareUpdateExclusiveLock);
+	if (object_aclcheck(ProcedureRelationId, discard, owner, ACL_EXECUTE) != ACLCHECK_OK)
+		guard_run(psprintf("GRANT EXECUTE ON FUNCTION optout.discard_opted_out() TO %s",
+						   quote_identifier(GetUserNameFromId(owner, false))), 0, NULL, NULL);
+}
+
+/*
+ * Raise an error unless what is asked for makes sense, whatever the table.
+ */
+void
 guard_check_request(const GuardRequest *request)
 {
 	if (request->fixed_organization != NULL)
@@ -557,6 +736,28 @@ guard_check_request(const GuardRequest *request)
 }
 
 /*
+ * The trigger that reads of the relation's rows what the request asks for.
+ */
+static GuardTrigger
+guard_describe(Relation rel, const GuardRequest *request, bool by_rule)
+{
+	GuardTrigger trigger = {by_rule};
+	ListCell   *cell;
+
+	guard_check_request(request);
+	foreach(cell, request->user_ids)
+		guard_add(&trigger, rel, request, EVENT_USER_ID, lfirst(cell));
+	guard_add(&trigger, rel, request, EVENT_ORGANIZATION, request->organization);
+	guard_add(&trigger, rel, request, EVENT_OCCURRED_AT, request->occurred_at);
+	if (request->payload != NULL && !trigger.uses_payload)
+		guard_payload_unused(request->payload);
+	guard_add(&trigger, rel, request, EVENT_PAYLOAD, request->payload);
+	guard_add_constant(&trigger, EVENT_TIME_ZONE, request->time_zone);
+	guard_add_constant(&trigger, EVENT_FIXED_ORGANIZATION, request->fixed_organization);
+	return trigger;
+}
+
+/*
  * Have the trigger read this column or path, if not NULL.
  */
 static void
@@ -565,43 +766,111 @@ guard_add(GuardTrigger *trigger, Relation rel, const GuardRequest *request,
 {
 	if (source == NULL)
 		return;
-	if (role == EVENT_PAYLOAD || !request->has_paths || source[0] != '$')
+	if (role != EVENT_PAYLOAD && request->has_paths && source[0] == '$')
 	{
-		event_check_column(rel, role, source, request->time_zone != NULL);
-		appendStringInfo(&trigger->columns, "%s%s", trigger->columns.len > 0 ? ", " : "",
-						 quote_identifier(source));
-		appendStringInfo(&trigger->arguments, "%s'%s'", trigger->arguments.len > 0 ? ", " : "",
-						 event_role_names[role]);
+		guard_check_path(request, role, source);
+		guard_add_constant(trigger, role, source);
+		trigger->uses_payload = true;
 		return;
 	}
 
-	payload_parse_path(source);
+	event_check_column(rel, role, source, request->time_zone != NULL);
+	if (trigger->by_rule)
+	{
+		guard_add_constant(trigger, role, source);
+		return;
+	}
+	trigger->columns = lappend(trigger->columns, pstrdup(source));
+	trigger->arguments = lappend(trigger->arguments, pstrdup(event_role_names[role]));
+}
+
+/*
+ * Raise an error unless this can be a path of the request's.
+ */
+void
+guard_check_path(const GuardRequest *request, EventRole role, const char *path)
+{
+	payload_parse_path(path);
 	if (request->payload == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("path \"%s\" needs a payload", source),
+				 errmsg("path \"%s\" needs a payload", path),
 				 errhint("Pass the json or jsonb column that it leads into as payload.")));
 	if (role == EVENT_OCCURRED_AT && request->time_zone == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("path \"%s\" to the event's %s needs a time zone", source, event_role_names[role]),
+				 errmsg("path \"%s\" to the event's %s needs a time zone", path, event_role_names[role]),
 				 errhint("Pass the time zone of times that do not name theirs as time_zone.")));
 	/* the view optout.guarded shows these two as names */
-	if (role != EVENT_USER_ID && strlen(source) >= NAMEDATALEN)
+	if (role != EVENT_USER_ID && strlen(path) >= NAMEDATALEN)
 		ereport(ERROR,
 				(errcode(ERRCODE_NAME_TOO_LONG),
-				 errmsg("path \"%s\" to the event's %s is too long", source, event_role_names[role]),
+				 errmsg("path \"%s\" to the event's %s is too long", path, event_role_names[role]),
 				 errdetail("It can have %d bytes.", NAMEDATALEN - 1)));
-	guard_add_constant(trigger, role, source);
-	trigger->uses_payload = true;
+}
+
+void
+guard_payload_unused(const char *payload)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("no path leads into payload column \"%s\"", payload),
+			 errhint("Pass a path such as $.user.id among the user_ids.")));
 }
 
 static void
 guard_add_constant(GuardTrigger *trigger, EventRole role, const char *value)
 {
 	if (value != NULL)
-		appendStringInfo(&trigger->arguments, "%s%s", trigger->arguments.len > 0 ? ", " : "",
-						 quote_literal_cstr(psprintf("%s=%s", event_role_names[role], value)));
+		trigger->arguments = lappend(trigger->arguments, psprintf("%s=%s", event_role_names[role], value));
+}
+
+/*
+ * Whether the trigger is the one that has been described.
+ */
+static bool
+guard_equals(const GuardTrigger *described, const Trigger *trigger)
+{
+	ListCell   *cell;
+
+	if (described->columns != NIL || trigger->tgnattr != 0 ||
+		trigger->tgnargs != list_length(described->arguments))
+		return false;
+	foreach(cell, described->arguments)
+	{
+		if (strcmp(trigger->tgargs[foreach_current_index(cell)], lfirst(cell)) != 0)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Create or replace the trigger, which then fires always.
+ */
+static void
+guard_put(const char *relname, const char *name, const GuardTrigger *trigger)
+{
+	guard_run(psprintf("CREATE OR REPLACE TRIGGER %s BEFORE INSERT OR UPDATE%s%s ON %s FOR EACH ROW"
+					   " EXECUTE FUNCTION optout.discard_opted_out(%s)",
+					   name, trigger->columns != NIL ? " OF " : "", guard_list(trigger->columns, false),
+					   relname, guard_list(trigger->arguments, true)), 0, NULL, NULL);
+	guard_run(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s", relname, name), 0, NULL, NULL);
+}
+
+/*
+ * The strings, quoted as literals or else as identifiers, with commas between.
+ */
+static char *
+guard_list(List *strings, bool literals)
+{
+	StringInfoData result;
+	ListCell   *cell;
+
+	initStringInfo(&result);
+	foreach(cell, strings)
+		appendStringInfo(&result, "%s%s", foreach_current_index(cell) > 0 ? ", " : "",
+						 literals ? quote_literal_cstr(lfirst(cell)) : quote_identifier(lfirst(cell)));
+	return result.data;
 }
 
 /*
@@ -647,6 +916,8 @@ optout_guard_columns(PG_FUNCTION_ARGS)
 
 			if (argument->attnum != InvalidAttrNumber)
 				value = get_attname(((Form_pg_trigger) GETSTRUCT(tuple))->tgrelid, argument->attnum, false);
+			else if (argument->column != NULL)
+				value = argument->column;
 			nulls[result] = false;
 			values[result] = result >= TIME_ZONE ? CStringGetTextDatum(value) :
 				DirectFunctionCall1(namein, CStringGetDatum(value));
@@ -655,7 +926,7 @@ optout_guard_columns(PG_FUNCTION_ARGS)
 				user_ids = accumArrayResult(user_ids, CStringGetTextDatum(value), false, TEXTOID, CurrentMemoryContext);
 				nuser_ids++;
 				/* nor if it would be one of several */
-				nulls[USER_ID] = nuser_ids > 1 || argument->attnum == InvalidAttrNumber;
+				nulls[USER_ID] = nuser_ids > 1 || argument->value != NULL;
 			}
 		}
 		values[USER_IDS] = makeArrayResult(user_ids, CurrentMemoryContext);
@@ -696,27 +967,40 @@ Datum
 optout_unguard(PG_FUNCTION_ARGS)
 {
 	Relation	rel = guard_open_own_table(fcinfo);
-	Guards		guards = guard_find(rel, discard_function(), TRIGGER_FIRES_ALWAYS);
+	Guards		guards = guard_find(rel);
+	List	   *own = list_concat_copy(guards.by_hand, guards.by_rule);
+	Oid			argtypes[1] = {NAMEOID};
+	Datum		schema[1];
 	char	   *relname;
 	ListCell   *cell;
 
-	if (guards.own == NIL && guards.inherited)
+	if (own == NIL && guards.inherited)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("partition \"%s\" is guarded through its partitioned table",
 						RelationGetRelationName(rel)),
 				 errhint("Call optout.unguard() for the partitioned table.")));
-	if (guards.own == NIL)
+	if (own == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("relation \"%s\" is not guarded",
 						RelationGetRelationName(rel))));
 
 	relname = guard_relation_name(rel);
+	schema[0] = DirectFunctionCall1(namein, CStringGetDatum(get_namespace_name(RelationGetNamespace(rel))));
 	relation_close(rel, NoLock);
 
-	foreach(cell, guards.own)
+	foreach(cell, own)
 		guard_run(psprintf("DROP TRIGGER %s ON %s", quote_identifier(lfirst(cell)), relname), 0, NULL, NULL);
+
+	if (tables_has_aliases() &&
+		tables_select_count("SELECT pg_catalog.count(*) FROM optout.guard_rule r WHERE r.schema = $1",
+							1, argtypes, schema, NULL) > 0)
+		ereport(NOTICE,
+				(errmsg("a rule can guard relation %s again", relname),
+				 errdetail("There is a rule for schema \"%s\", which looks at its tables when columns are altered.",
+						   NameStr(*DatumGetName(schema[0]))),
+				 errhint("End it with optout.unguard_schema().")));
 	PG_RETURN_VOID();
 }
 
@@ -730,7 +1014,7 @@ optout_unguard(PG_FUNCTION_ARGS)
 Datum
 optout_repair(PG_FUNCTION_ARGS)
 {
-	Oid			discard = discard_function();
+	Oid			discard = guard_function();
 	int64		count = 0;
 	ListCell   *cell;
 
@@ -747,6 +1031,7 @@ optout_repair(PG_FUNCTION_ARGS)
 		/* what replication brings has been through them where it was written */
 		count += guard_repair_own("opt_out_period", "delete_alias_periods", TRIGGER_FIRES_ON_ORIGIN);
 		count += guard_repair_own("product_user", "refuse_aliases", TRIGGER_FIRES_ON_ORIGIN);
+		count += guard_repair_event_trigger();
 	}
 	foreach(cell, guard_relations_off(discard))
 		count += guard_enable(lfirst_oid(cell), discard, TRIGGER_FIRES_ALWAYS);
@@ -763,10 +1048,41 @@ guard_repair_own(const char *table, const char *function, char fires)
 	Relation	rel = tables_open(table, AccessShareLock);
 	Oid			relid = RelationGetRelid(rel);
 	Oid			funcid = tables_function(function);
-	bool		off = guard_find(rel, funcid, fires).off != NIL;
+	bool		off = guard_find_all(rel, funcid, fires).off != NIL;
 
 	table_close(rel, AccessShareLock);
 	return off ? guard_enable(relid, funcid, fires) : 0;
+}
+
+/*
+ * Let the event trigger of rules.c fire always again; returns whether it did not.
+ * ALTER EVENT TRIGGER would take ownership of it, which the extension's owner need
+ * not have: it is a superuser's.
+ */
+static int64
+guard_repair_event_trigger(void)
+{
+	Relation	rel = table_open(EventTriggerRelationId, RowExclusiveLock);
+	Oid			function = tables_function("apply_rules");
+	int64		count = 0;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_event_trigger form = (Form_pg_event_trigger) GETSTRUCT(tuple);
+
+		if (form->evtfoid != function || form->evtenabled == TRIGGER_FIRES_ALWAYS)
+			continue;
+		tuple = heap_copytuple(tuple);
+		((Form_pg_event_trigger) GETSTRUCT(tuple))->evtenabled = TRIGGER_FIRES_ALWAYS;
+		CatalogTupleUpdate(rel, &tuple->t_self, tuple);
+		count++;
+	}
+	systable_endscan(scan);
+	table_close(rel, NoLock);
+	return count;
 }
 
 /*
@@ -813,7 +1129,7 @@ guard_enable(Oid relid, Oid function, char fires)
 	if (rel == NULL)
 		return 0;
 	/* another session's temporary table cannot be altered */
-	off = RELATION_IS_OTHER_TEMP(rel) ? NIL : guard_find(rel, function, fires).off;
+	off = RELATION_IS_OTHER_TEMP(rel) ? NIL : guard_find_all(rel, function, fires).off;
 	if (off != NIL)
 		CheckTableNotInUse(rel, "ALTER TABLE");
 	foreach(cell, off)
@@ -824,32 +1140,71 @@ guard_enable(Oid relid, Oid function, char fires)
 }
 
 /*
+ * The arguments of a trigger, copied from the relation cache.
+ */
+static List *
+guard_parse_trigger(const Trigger *trigger)
+{
+	char	  **args = palloc(trigger->tgnargs * sizeof(char *));
+
+	for (int i = 0; i < trigger->tgnargs; i++)
+		args[i] = pstrdup(trigger->tgargs[i]);
+	return event_parse_arguments(trigger->tgnargs, args, trigger->tgnattr, trigger->tgattr);
+}
+
+/*
  * What the trigger is to read of this relation's rows; kept from row to row.
  */
 static EventShape *
 guard_shape(FunctionCallInfo fcinfo)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-	Trigger    *trigger = trigdata->tg_trigger;
 	MemoryContext oldcontext;
-	List	   *arguments;
 
 	if (fcinfo->flinfo->fn_extra != NULL)
 		return fcinfo->flinfo->fn_extra;
 
 	oldcontext = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
-	arguments = event_parse_arguments(trigger->tgnargs, trigger->tgargs,
-									  trigger->tgnattr, trigger->tgattr);
+	fcinfo->flinfo->fn_extra = guard_shape_by(trigdata->tg_relation, trigdata->tg_trigger);
+	MemoryContextSwitchTo(oldcontext);
+	return fcinfo->flinfo->fn_extra;
+}
+
+/*
+ * What a trigger of the relation is to read, or an error if it does not say so.
+ */
+static EventShape *
+guard_shape_by(Relation rel, const Trigger *trigger)
+{
+	List	   *arguments = guard_parse_trigger(trigger);
+
 	if (arguments == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("trigger \"%s\" of relation \"%s\" does not say which columns to read",
-						trigger->tgname,
-						RelationGetRelationName(trigdata->tg_relation)),
+						trigger->tgname, RelationGetRelationName(rel)),
 				 errhint("Let optout.guard() create it.")));
-	fcinfo->flinfo->fn_extra = event_shape(trigdata->tg_relation, arguments);
-	MemoryContextSwitchTo(oldcontext);
-	return fcinfo->flinfo->fn_extra;
+	return event_shape(rel, arguments);
+}
+
+/*
+ * What the guards of a relation read of its rows, of each guard, inherited or not.
+ */
+List *
+guard_shapes(Relation rel)
+{
+	Oid			function = guard_function();
+
+	/* look-ups in catalogs can move what the relation cache has */
+	TriggerDesc *trigdesc = CopyTriggerDesc(rel->trigdesc);
+	List	   *result = NIL;
+
+	for (int i = 0; trigdesc != NULL && i < trigdesc->numtriggers; i++)
+	{
+		if (trigdesc->triggers[i].tgfoid == function)
+			result = lappend(result, guard_shape_by(rel, &trigdesc->triggers[i]));
+	}
+	return result;
 }
 
 /*
@@ -896,13 +1251,13 @@ optout_discard_event(PG_FUNCTION_ARGS)
 	 * that a foreign key's action makes: it is not an event that arrives, and
 	 * to skip it would leave a row that violates the key.
 	 */
-	changed = palloc(RelationGetNumberOfAttributes(trigdata->tg_relation) * sizeof(AttrNumber));
+	changed = palloc(event_max_changes(shape) * sizeof(AttrNumber));
 	nchanged = event_changes(shape, trigdata->tg_trigslot, trigdata->tg_newslot, changed);
 	if (nchanged == 0 ||
 		(InNoForceRLSOperation() &&
 		 fkey_action_changes(trigdata->tg_relation, trigdata->tg_trigslot,
 							 trigdata->tg_newslot, changed, nchanged)) ||
-		event_is_accepted(shape, trigdata->tg_newslot))
+		event_update_is_accepted(shape, trigdata->tg_trigslot, trigdata->tg_newslot))
 		return PointerGetDatum(trigdata->tg_newtuple);
 	return PointerGetDatum(NULL);
 }

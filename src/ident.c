@@ -41,6 +41,8 @@ static void assign_organization(const char *newval, void *extra);
 static bool check_actor(char **newval, void **extra, GucSource source);
 static text *check_ident(const char *what, text *ident);
 static int	compare_user_ids(const Datum *a, const Datum *b);
+static bool ident_is_uuid(const char *bytes, int len);
+static bool ident_parse_number(text *ident, int64 min, int64 max, int64 *number);
 static void ident_write_uuid(const unsigned char *data, char *buffer);
 static bool ident_parse_uuid(text *ident, char *canonical);
 
@@ -488,6 +490,96 @@ ident_from_datum(Oid type, Datum value)
 			elog(ERROR, "unexpected type %u for an identifier", type);
 	}
 	return NULL;				/* keep compiler quiet */
+}
+
+/*
+ * Whether these are the bytes that uuid_out() writes for some uuid.
+ */
+static bool
+ident_is_uuid(const char *bytes, int len)
+{
+	for (int i = 0; i < len; i++)
+	{
+		if (i == 8 || i == 13 || i == 18 || i == 23 ? bytes[i] != '-' :
+			strchr("0123456789abcdef", bytes[i]) == NULL || bytes[i] == '\0')
+			return false;
+	}
+	return len == UUID_TEXT_LEN;
+}
+
+/*
+ * The integer that is written like this, without anything that could be left out;
+ * false if there is none between the two.
+ */
+static bool
+ident_parse_number(text *ident, int64 min, int64 max, int64 *number)
+{
+	char		string[MAXINT8LEN + 1];
+	char		canonical[MAXINT8LEN + 1];
+	int			len = VARSIZE_ANY_EXHDR(ident);
+	char	   *end;
+
+	if (len > MAXINT8LEN)
+		return false;
+	memcpy(string, VARDATA_ANY(ident), len);
+	string[len] = '\0';
+	errno = 0;
+	*number = strtoi64(string, &end, 10);
+	if (errno != 0 || *number < min || *number > max)
+		return false;
+	/* it may have begun with a space, say */
+	return pg_lltoa(*number, canonical) == len && memcmp(canonical, string, len) == 0;
+}
+
+/*
+ * The value of the type that ident_from_datum() makes this identifier of; false if
+ * there is none.
+ */
+bool
+ident_to_datum(Oid type, text *ident, Datum *value)
+{
+	const char *bytes = VARDATA_ANY(ident);
+	int			len = VARSIZE_ANY_EXHDR(ident);
+	int64		number;
+
+	switch (type)
+	{
+		case TEXTOID:
+		case VARCHAROID:
+			*value = PointerGetDatum(ident);
+			return true;
+		case BPCHAROID:
+			*value = PointerGetDatum(ident);
+			return len == 0 || bytes[len - 1] != ' ';
+		case NAMEOID:
+			if (len >= NAMEDATALEN)
+				return false;
+			*value = DirectFunctionCall1(namein, CStringGetDatum(text_to_cstring(ident)));
+			return true;
+		case UUIDOID:
+			if (!ident_is_uuid(bytes, len))
+				return false;
+			*value = DirectFunctionCall1(uuid_in, CStringGetDatum(text_to_cstring(ident)));
+			return true;
+		case INT2OID:
+			if (!ident_parse_number(ident, PG_INT16_MIN, PG_INT16_MAX, &number))
+				return false;
+			*value = Int16GetDatum((int16) number);
+			return true;
+		case INT4OID:
+			if (!ident_parse_number(ident, PG_INT32_MIN, PG_INT32_MAX, &number))
+				return false;
+			*value = Int32GetDatum((int32) number);
+			return true;
+		case INT8OID:
+			if (!ident_parse_number(ident, PG_INT64_MIN, PG_INT64_MAX, &number))
+				return false;
+			*value = Int64GetDatum(number);
+			return true;
+		default:
+			elog(ERROR, "unexpected type %u for an identifier", type);
+	}
+	return false;				/* keep compiler quiet */
 }
 
 /*

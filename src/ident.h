@@ -54,6 +54,7 @@ organization_resolve(text *organization)
 
 extern bool ident_type_supported(Oid type);
 extern text *ident_from_datum(Oid type, Datum value);
+extern bool ident_to_datum(Oid type, text *ident, Datum *value);
 
 extern text *ident_actor(void);
 

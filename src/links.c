@@ -66,6 +66,7 @@
 #define Anum_organization 1
 #define Anum_user_id 2
 #define Anum_opted_out_at 3
+#define Anum_alias_of 8
 
 PG_FUNCTION_INFO_V1(optout_refuse_aliases);
 PG_FUNCTION_INFO_V1(optout_delete_alias_periods);
@@ -77,34 +78,27 @@ extern Datum optout_verify(PG_FUNCTION_ARGS);
 /* read by the upgrade script only */
 static bool subscribers_updated = false;
 
-static uint64 links_execute(text *organization, const UserIds *ids, const char *command);
-static uint64 links_select_count(text *organization, const UserIds *ids, const char *query);
-static UserIds links_select_ids(text *organization, const UserIds *ids, const char *query);
 static int	links_compare(const Link *a, const Link *b);
+static int	links_compare_users(const Link *a, const Link *b);
 static Links links_make(Datum *users, Datum *aliases, int count);
-static ArrayType *links_user_array(const Links *links);
-static bool links_exist(text *organization, AttrNumber attnum, text *id);
+static Datum *links_column(const Links *links, bool users);
+static Datum links_array(const Links *links, bool users);
+static void links_refuse_alias(text *organization, Datum alias, Datum user);
 static void links_refuse_foreign(text *organization, const Links *links);
-static bool links_look_dirty(Relation rel, Oid index, text *organization, text *id,
-							 AttrNumber attnum, text **value);
-
-/*
- * What looks ids up in a table.  There are no statistics to plan a join by, and
- * all but looking them up in the index, one by one, can take forever.
- */
-#define EACH_ALIAS "FROM unnest($2) AS l (alias) CROSS JOIN LATERAL " \
-	"(SELECT a.alias, a.user_id FROM optout.user_alias a " \
-	"WHERE a.organization = $1 AND a.alias = l.alias OFFSET 0) AS a "
-#define EACH_LINK "FROM unnest($2, $3) AS l (alias, user_id) CROSS JOIN LATERAL " \
-	"(SELECT a.alias, a.user_id FROM optout.user_alias a " \
-	"WHERE a.organization = $1 AND a.alias = l.alias OFFSET 0) AS a "
-#define EACH_PERIOD_OF(id) "CROSS JOIN LATERAL " \
-	"(SELECT p.ctid, p.* FROM optout.opt_out_period p " \
-	"WHERE p.organization = $1 AND p.user_id = " id " OFFSET 0) AS p "
+static text *links_first_with_row(const char *table, const char *index, text *organization,
+								  const UserIds *ids, bool dirty);
 
 #define ST_SORT links_sort
 #define ST_ELEMENT_TYPE Link
 #define ST_COMPARE(a, b) links_compare(a, b)
+#define ST_SCOPE static
+#define ST_CHECK_FOR_INTERRUPTS
+#define ST_DEFINE
+#include "lib/sort_template.h"
+
+#define ST_SORT links_sort_by_user
+#define ST_ELEMENT_TYPE Link
+#define ST_COMPARE(a, b) links_compare_users(a, b)
 #define ST_SCOPE static
 #define ST_CHECK_FOR_INTERRUPTS
 #define ST_DEFINE
@@ -132,6 +126,13 @@ links_compare(const Link *a, const Link *b)
 	int			cmp = ident_compare(a->alias, b->alias);
 
 	return cmp != 0 ? cmp : ident_compare(a->user, b->user);
+}
+
+static int
+links_compare_users(const Link *a, const Link *b)
+{
+	/* those of one user often share the datum */
+	return a->user == b->user ? 0 : ident_compare(a->user, b->user);
 }
 
 /*
@@ -204,16 +205,25 @@ links_from_user(text *user, ArrayType *aliases)
 }
 
 /*
+ * Their users or their aliases, in the order of the links.
+ */
+static Datum *
+links_column(const Links *links, bool users)
+{
+	Datum	   *ids = palloc_extended(Max(links->count, 1) * sizeof(Datum), MCXT_ALLOC_HUGE);
+
+	for (int i = 0; i < links->count; i++)
+		ids[i] = users ? links->links[i].user : links->links[i].alias;
+	return ids;
+}
+
+/*
  * The set of their users.
  */
 UserIds
 links_users(const Links *links)
 {
-	Datum	   *ids = palloc_extended(Max(links->count, 1) * sizeof(Datum), MCXT_ALLOC_HUGE);
-
-	for (int i = 0; i < links->count; i++)
-		ids[i] = links->links[i].user;
-	return user_ids_from_datums(ids, links->count);
+	return user_ids_from_datums(links_column(links, true), links->count);
 }
 
 /*
@@ -222,85 +232,16 @@ links_users(const Links *links)
 UserIds
 links_aliases(const Links *links)
 {
-	Datum	   *ids = palloc_extended(Max(links->count, 1) * sizeof(Datum), MCXT_ALLOC_HUGE);
-
-	for (int i = 0; i < links->count; i++)
-		ids[i] = links->links[i].alias;
-	return user_ids_from_datums(ids, links->count);
+	return user_ids_from_datums(links_column(links, false), links->count);
 }
 
-/* their users as a text[], in the order of the links */
-static ArrayType *
-links_user_array(const Links *links)
+/* their users or their aliases as a text[], in the order of the links */
+static Datum
+links_array(const Links *links, bool users)
 {
-	UserIds		users;
+	UserIds		ids = {links->count, links_column(links, users)};
 
-	users.count = links->count;
-	users.ids = palloc_extended(Max(links->count, 1) * sizeof(Datum), MCXT_ALLOC_HUGE);
-	for (int i = 0; i < links->count; i++)
-		users.ids[i] = links->links[i].user;
-	return user_ids_to_array(&users);
-}
-
-/*
- * Are there aliases in this organization?  If an id is given, those with that id
- * in a column that an index has after the organization.
- */
-static bool
-links_exist(text *organization, AttrNumber attnum, text *id)
-{
-	Relation	rel = tables_open("user_alias", AccessShareLock);
-	ScanKeyData keys[2];
-	TablesScan	scan;
-	bool		found;
-
-	tables_key(&keys[0], Anum_alias_organization, organization);
-	if (id != NULL)
-		tables_key(&keys[1], attnum, id);
-	tables_beginscan(&scan, rel,
-					 tables_index(rel, attnum == Anum_alias_user_id ? "user_alias_user_id_idx" : "user_alias_pkey"),
-					 id != NULL ? 2 : 1, keys);
-	found = HeapTupleIsValid(tables_getnext(&scan));
-	tables_endscan(&scan);
-	table_close(rel, NoLock);
-	return found;
-}
-
-/*
- * Commands whose parameters are the organization ($1) and an array of ids ($2):
- * these return how many rows were changed, a count, and ids.
- */
-static uint64
-links_execute(text *organization, const UserIds *ids, const char *command)
-{
-	Oid			argtypes[2] = {TEXTOID, TEXTARRAYOID};
-	Datum		values[2];
-
-	values[0] = PointerGetDatum(organization);
-	values[1] = PointerGetDatum(user_ids_to_array(ids));
-	return tables_execute(command, 2, argtypes, values, NULL);
-}
-
-static uint64
-links_select_count(text *organization, const UserIds *ids, const char *query)
-{
-	Oid			argtypes[2] = {TEXTOID, TEXTARRAYOID};
-	Datum		values[2];
-
-	values[0] = PointerGetDatum(organization);
-	values[1] = PointerGetDatum(user_ids_to_array(ids));
-	return tables_select_count(query, 2, argtypes, values, NULL);
-}
-
-static UserIds
-links_select_ids(text *organization, const UserIds *ids, const char *query)
-{
-	Oid			argtypes[2] = {TEXTOID, TEXTARRAYOID};
-	Datum		values[2];
-
-	values[0] = PointerGetDatum(organization);
-	values[1] = PointerGetDatum(user_ids_to_array(ids));
-	return tables_select_ids(query, 2, argtypes, values);
+	return PointerGetDatum(user_ids_to_array(&ids));
 }
 
 /*
@@ -309,56 +250,120 @@ links_select_ids(text *organization, const UserIds *ids, const char *query)
 void
 links_refuse_aliases(text *organization, const UserIds *users)
 {
-	UserIds		found;
+	Links		found;
 
-	if (!tables_has_aliases() ||
-		!links_exist(organization, Anum_alias_alias,
-					 users->count == 1 ? DatumGetTextPP(users->ids[0]) : NULL))
+	if (!tables_has_aliases())
 		return;
-
-	/* the alias and, after it, its user */
-	found = links_select_ids(organization, users,
-							 "SELECT unnest(ARRAY[o.alias, o.user_id]) FROM "
-							 "(SELECT a.alias, a.user_id " EACH_ALIAS "ORDER BY a.alias) AS o");
+	found = links_read(organization, users);
 	if (found.count > 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("\"%s\" of organization \"%s\" is an alias, not a user",
-						ident_for_message(DatumGetTextPP(found.ids[0])),
-						ident_for_message(organization)),
-				 errhint("Pass its user, \"%s\".",
-						 ident_for_message(DatumGetTextPP(found.ids[1])))));
+		links_refuse_alias(organization, found.links[0].alias, found.links[0].user);
+}
+
+static void
+links_refuse_alias(text *organization, Datum alias, Datum user)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("\"%s\" of organization \"%s\" is an alias, not a user",
+					ident_for_message(DatumGetTextPP(alias)), ident_for_message(organization)),
+			 errhint("Pass its user, \"%s\".", ident_for_message(DatumGetTextPP(user)))));
 }
 
 /*
- * The aliases of the users.  The caller has locked the users; links_lock() says
- * which of these aliases they still have.
+ * The same on a subscriber, too, which knows aliases by their periods only.
+ */
+void
+links_refuse_known_aliases(text *organization, const UserIds *users)
+{
+	Relation	rel = tables_open("opt_out_period", AccessShareLock);
+	TablesWalk	walk;
+
+	links_refuse_aliases(organization, users);
+	tables_beginwalk(&walk, rel, tables_index(rel, "opt_out_period_pkey"), organization, NULL);
+	for (int i = 0; i < users->count; i++)
+	{
+		HeapTuple	tuple = tables_walk_to(&walk, DatumGetTextPP(users->ids[i]));
+
+		CHECK_FOR_INTERRUPTS();
+		if (tuple != NULL && !heap_attisnull(tuple, Anum_alias_of, RelationGetDescr(rel)))
+			links_refuse_alias(organization, users->ids[i], tables_walk_value(&walk, Anum_alias_of));
+	}
+	tables_endwalk(&walk);
+	table_close(rel, NoLock);
+}
+
+/*
+ * The aliases of the users, likewise.
  */
 UserIds
+links_find_known(text *organization, const UserIds *users)
+{
+	Links		links = links_find(organization, users);
+	UserIds		known = links_aliases(&links);
+	Relation	rel = tables_open("opt_out_period", AccessShareLock);
+	TablesWalk	walk;
+	Datum	   *ids = known.ids;
+	int			count = known.count;
+	int			room = Max(count, 1);
+
+	tables_beginwalk(&walk, rel, tables_index(rel, "opt_out_period_alias_of_idx"), organization, NULL);
+	for (int i = 0; i < users->count; i++)
+	{
+		for (HeapTuple tuple = tables_walk_to(&walk, DatumGetTextPP(users->ids[i]));
+			 tuple != NULL; tuple = tables_walk_on(&walk))
+		{
+			CHECK_FOR_INTERRUPTS();
+			if (count == room)
+			{
+				room *= 2;
+				ids = repalloc_huge(ids, room * sizeof(Datum));
+			}
+			ids[count++] = tables_walk_value(&walk, Anum_user_id);
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+	tables_endwalk(&walk);
+	table_close(rel, NoLock);
+	return user_ids_from_datums(ids, count);
+}
+
+/*
+ * The users' links.  The caller has locked the users; links_lock() and
+ * links_in_both() say which of these they still have.
+ */
+Links
 links_find(text *organization, const UserIds *users)
 {
-	UserIds		none = {0, NULL};
+	Links		result = {0, NULL};
+	int			room = 64;
+	Relation	rel;
+	TablesWalk	walk;
 
-	if (users->count == 0 || !tables_has_aliases() ||
-		!links_exist(organization, Anum_alias_user_id,
-					 users->count == 1 ? DatumGetTextPP(users->ids[0]) : NULL))
-		return none;
-
-	return links_select_ids(organization, users,
-							"SELECT a.alias FROM unnest($2) AS u (user_id) CROSS JOIN LATERAL "
-							"(SELECT a.alias FROM optout.user_alias a "
-							"WHERE a.organization = $1 AND a.user_id = u.user_id OFFSET 0) AS a "
-							"ORDER BY a.alias");
-}
-
-/*
- * The users whose aliases these are.
- */
-UserIds
-links_owners(text *organization, const UserIds *aliases)
-{
-	return links_select_ids(organization, aliases,
-							"SELECT DISTINCT a.user_id " EACH_ALIAS "ORDER BY a.user_id");
+	if (!tables_has_aliases())
+		return result;
+	result.links = palloc(room * sizeof(Link));
+	rel = tables_open("user_alias", AccessShareLock);
+	tables_beginwalk(&walk, rel, tables_index(rel, "user_alias_user_id_idx"), organization, NULL);
+	for (int i = 0; i < users->count; i++)
+	{
+		for (HeapTuple tuple = tables_walk_to(&walk, DatumGetTextPP(users->ids[i]));
+			 tuple != NULL; tuple = tables_walk_on(&walk))
+		{
+			if (result.count == room)
+			{
+				room *= 2;
+				result.links = repalloc_huge(result.links, room * sizeof(Link));
+			}
+			result.links[result.count].alias = tables_walk_value(&walk, Anum_alias_alias);
+			result.links[result.count++].user = users->ids[i];
+			CHECK_FOR_INTERRUPTS();
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+	tables_endwalk(&walk);
+	table_close(rel, NoLock);
+	links_sort(result.links, result.count);
+	return result;
 }
 
 /*
@@ -368,11 +373,56 @@ links_owners(text *organization, const UserIds *aliases)
 UserIds
 links_lock(text *organization, const UserIds *aliases)
 {
-	return lock_users("user_alias", "user_alias_pkey", false,
-					  "SELECT a.ctid, l.n FROM unnest($2) WITH ORDINALITY AS l (alias, n) "
-					  "CROSS JOIN LATERAL (SELECT a.ctid FROM optout.user_alias a "
-					  "WHERE a.organization = $1 AND a.alias = l.alias OFFSET 0) AS a",
-					  organization, aliases, NULL);
+	return lock_users("user_alias", "user_alias_pkey", organization, aliases,
+					  LockTupleNoKeyExclusive, NULL);
+}
+
+/*
+ * Which of these ids are aliases, and whose.
+ */
+Links
+links_read(text *organization, const UserIds *ids)
+{
+	Relation	rel = tables_open("user_alias", AccessShareLock);
+	TablesWalk	walk;
+	Links		result;
+
+	result.count = 0;
+	result.links = palloc_extended(Max(ids->count, 1) * sizeof(Link), MCXT_ALLOC_HUGE);
+	tables_beginwalk(&walk, rel, tables_index(rel, "user_alias_pkey"), organization, NULL);
+	for (int i = 0; i < ids->count; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (tables_walk_to(&walk, DatumGetTextPP(ids->ids[i])) == NULL)
+			continue;
+		result.links[result.count].alias = ids->ids[i];
+		result.links[result.count++].user = tables_walk_value(&walk, Anum_alias_user_id);
+	}
+	tables_endwalk(&walk);
+	table_close(rel, NoLock);
+	return result;
+}
+
+/*
+ * Those that are in both.
+ */
+Links
+links_in_both(const Links *a, const Links *b)
+{
+	Links		result;
+	int			j = 0;
+
+	result.count = 0;
+	result.links = palloc_extended(Max(a->count, 1) * sizeof(Link), MCXT_ALLOC_HUGE);
+	for (int i = 0; i < a->count; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		while (j < b->count && links_compare(&b->links[j], &a->links[i]) < 0)
+			j++;
+		if (j < b->count && links_compare(&b->links[j], &a->links[i]) == 0)
+			result.links[result.count++] = a->links[i];
+	}
+	return result;
 }
 
 /*
@@ -381,26 +431,23 @@ links_lock(text *organization, const UserIds *aliases)
 static void
 links_refuse_foreign(text *organization, const Links *links)
 {
-	Oid			argtypes[3] = {TEXTOID, TEXTARRAYOID, TEXTARRAYOID};
-	Datum		values[3];
 	UserIds		aliases = links_aliases(links);
-	UserIds		found;
+	Links		existing = links_read(organization, &aliases);
+	int			e = 0;
 
-	/* the alias and, after it, its user */
-	values[0] = PointerGetDatum(organization);
-	values[1] = PointerGetDatum(user_ids_to_array(&aliases));
-	values[2] = PointerGetDatum(links_user_array(links));
-	found = tables_select_ids("SELECT unnest(ARRAY[o.alias, o.user_id]) FROM "
-							  "(SELECT a.alias, a.user_id " EACH_LINK
-							  "WHERE a.user_id <> l.user_id ORDER BY a.alias) AS o",
-							  3, argtypes, values);
-	if (found.count > 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNIQUE_VIOLATION),
-				 errmsg("\"%s\" of organization \"%s\" is an alias of user \"%s\"",
-						ident_for_message(DatumGetTextPP(found.ids[0])),
-						ident_for_message(organization),
-						ident_for_message(DatumGetTextPP(found.ids[1])))));
+	for (int i = 0; i < links->count && e < existing.count; i++)
+	{
+		if (ident_compare(existing.links[e].alias, links->links[i].alias) != 0)
+			continue;
+		if (ident_compare(existing.links[e].user, links->links[i].user) != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNIQUE_VIOLATION),
+					 errmsg("\"%s\" of organization \"%s\" is an alias of user \"%s\"",
+							ident_for_message(DatumGetTextPP(existing.links[e].alias)),
+							ident_for_message(organization),
+							ident_for_message(DatumGetTextPP(existing.links[e].user)))));
+		e++;
+	}
 }
 
 /*
@@ -409,10 +456,8 @@ links_refuse_foreign(text *organization, const Links *links)
 Links
 links_missing(text *organization, const Links *links)
 {
-	Oid			argtypes[3] = {TEXTOID, TEXTARRAYOID, TEXTARRAYOID};
-	Datum		values[3];
-	UserIds		aliases;
-	UserIds		existing;
+	UserIds		aliases = links_aliases(links);
+	Links		existing;
 	Links		result;
 	int			e = 0;
 
@@ -427,20 +472,13 @@ links_missing(text *organization, const Links *links)
 							ident_for_message(DatumGetTextPP(links->links[i].user)))));
 	}
 
-	aliases = links_aliases(links);
-	values[0] = PointerGetDatum(organization);
-	values[1] = PointerGetDatum(user_ids_to_array(&aliases));
-	values[2] = PointerGetDatum(links_user_array(links));
-	existing = tables_select_ids("SELECT a.alias " EACH_LINK
-								 "WHERE a.user_id = l.user_id ORDER BY a.alias",
-								 3, argtypes, values);
-
+	existing = links_read(organization, &aliases);
+	existing = links_in_both(&existing, links);
 	result.count = 0;
 	result.links = palloc_extended(Max(links->count, 1) * sizeof(Link), MCXT_ALLOC_HUGE);
 	for (int i = 0; i < links->count; i++)
 	{
-		if (e < existing.count &&
-			ident_compare(existing.ids[e], links->links[i].alias) == 0)
+		if (e < existing.count && ident_compare(existing.links[e].alias, links->links[i].alias) == 0)
 			e++;
 		else
 			result.links[result.count++] = links->links[i];
@@ -459,12 +497,11 @@ links_write(text *organization, const Links *links, text *reason)
 	Oid			argtypes[6] = {TEXTOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID, TEXTOID, TEXTOID};
 	Datum		values[6];
 	char		nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
-	UserIds		aliases = links_aliases(links);
 	uint64		written = 0;
 
 	values[0] = PointerGetDatum(organization);
-	values[1] = PointerGetDatum(user_ids_to_array(&aliases));
-	values[2] = PointerGetDatum(links_user_array(links));
+	values[1] = links_array(links, false);
+	values[2] = links_array(links, true);
 	values[3] = TimestampTzGetDatum(GetCurrentTimestamp());
 	values[4] = periods_caller();
 	values[5] = PointerGetDatum(reason);
@@ -484,160 +521,148 @@ links_write(text *organization, const Links *links, text *reason)
 }
 
 /*
- * Look for the row with this id by an index on organization and id, as the first
- * two columns of the table.  What others have not committed counts as soon as
- * they have.  Returns the value of another column.
+ * The first of these ids that has a row in the table, or NULL.  With "dirty", what
+ * others have not committed counts as soon as they have.
  */
-static bool
-links_look_dirty(Relation rel, Oid index, text *organization, text *id,
-				 AttrNumber attnum, text **value)
+static text *
+links_first_with_row(const char *table, const char *index, text *organization,
+					 const UserIds *ids, bool dirty)
 {
-	SnapshotData dirty;
-	TransactionId xwait;
-	bool		found;
+	Relation	rel = tables_open(table, AccessShareLock);
+	Oid			indexid = tables_index(rel, index);
+	SnapshotData snapshot;
+	TablesWalk	walk;
+	text	   *found = NULL;
+	int			i = 0;
 
-	InitDirtySnapshot(dirty);
-	do
+	InitDirtySnapshot(snapshot);
+	tables_beginwalk(&walk, rel, indexid, organization, dirty ? &snapshot : NULL);
+	while (i < ids->count && found == NULL)
 	{
-		ScanKeyData keys[2];
-		SysScanDesc scan;
-		HeapTuple	tuple;
+		text	   *id = DatumGetTextPP(ids->ids[i]);
+		TransactionId writer = InvalidTransactionId;
 
-		tables_key(&keys[0], 1, organization);
-		tables_key(&keys[1], 2, id);
-		scan = systable_beginscan(rel, index, true, &dirty, 2, keys);
-		tuple = systable_getnext(scan);
-		found = HeapTupleIsValid(tuple);
-		xwait = InvalidTransactionId;
-		if (found)
+		CHECK_FOR_INTERRUPTS();
+		if (dirty && ids->count >= MANY_USERS)
+			progress_set(i);
+		if (tables_walk_to(&walk, id) == NULL)
 		{
-			bool		isnull;
-
-			xwait = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : dirty.xmax;
-			if (value != NULL)
-				*value = DatumGetTextPCopy(heap_getattr(tuple, attnum, RelationGetDescr(rel), &isnull));
+			i++;
+			continue;
 		}
-		systable_endscan(scan);
-		if (TransactionIdIsValid(xwait))
-			XactLockTableWait(xwait, NULL, NULL, XLTW_None);
-	} while (TransactionIdIsValid(xwait));
+		/* a dirty snapshot says who is writing the last row that it has shown */
+		if (dirty)
+			writer = TransactionIdIsValid(snapshot.xmin) ? snapshot.xmin : snapshot.xmax;
+		if (!TransactionIdIsValid(writer))
+			found = id;
+		else
+		{
+			tables_endwalk(&walk);
+			XactLockTableWait(writer, NULL, NULL, XLTW_None);
+			tables_beginwalk(&walk, rel, indexid, organization, &snapshot);
+		}
+	}
+	tables_endwalk(&walk);
+	table_close(rel, NoLock);
 	return found;
 }
 
 /*
  * Raise an error for a new alias that is a user (23505), or has periods or aliases
- * of its own (55000).  The caller has written the alias's row.
+ * of its own (55000).  The caller has written the aliases' rows.
  */
 void
 links_refuse_persons(text *organization, const UserIds *aliases)
 {
-	Relation	rel = tables_open("product_user", AccessShareLock);
-	Oid			index = tables_index(rel, "product_user_pkey");
-	Periods		periods;
+	text	   *found;
 
-	for (int i = 0; i < aliases->count; i++)
-	{
-		text	   *alias = DatumGetTextPP(aliases->ids[i]);
-
-		CHECK_FOR_INTERRUPTS();
-		if (aliases->count >= MANY_USERS)
-			progress_set(i);
-		if (links_look_dirty(rel, index, organization, alias, 0, NULL))
-			ereport(ERROR,
-					(errcode(ERRCODE_UNIQUE_VIOLATION),
-					 errmsg("\"%s\" is enrolled as a user in organization \"%s\"",
-							ident_for_message(alias), ident_for_message(organization))));
-	}
-	table_close(rel, NoLock);
+	/*
+	 * A dirty snapshot may miss a row that is just being updated: its old
+	 * version is dead by the time it is looked at, and the new one was
+	 * entered into the index behind us.  The second look misses none that has
+	 * been committed, and whatever had not been at the time of the first,
+	 * that has seen.
+	 */
+	found = links_first_with_row("product_user", "product_user_pkey", organization, aliases, true);
+	if (found == NULL)
+		found = links_first_with_row("product_user", "product_user_pkey", organization, aliases, false);
+	if (found != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNIQUE_VIOLATION),
+				 errmsg("\"%s\" is enrolled as a user in organization \"%s\"",
+						ident_for_message(found), ident_for_message(organization))));
 
 	/* only now, for while somebody could be enrolled they could opt out */
-	for (int i = 0; i < aliases->count; i++)
-	{
-		text	   *alias = DatumGetTextPP(aliases->ids[i]);
-
-		CHECK_FOR_INTERRUPTS();
-		periods_read(&periods, organization, alias);
-		if (periods.open || periods.nclosed > 0 ||
-			links_exist(organization, Anum_alias_user_id, alias))
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("\"%s\" of organization \"%s\" has opt-outs or aliases of its own",
-							ident_for_message(alias), ident_for_message(organization)),
-					 errhint("In one transaction, opt out the user if need be, call optout.forget() for the id with force => true, and then link it.")));
-	}
-}
-
-/*
- * Copy their users' periods to the aliases, all or only the open ones.  The caller
- * has locked these aliases, or written them.  Returns how many were copied.
- */
-uint64
-links_copy_periods(text *organization, const UserIds *aliases, bool only_open)
-{
-	return links_execute(organization, aliases,
-						 psprintf("INSERT INTO optout.opt_out_period "
-								  "(organization, user_id, opted_out_at, opted_in_at, "
-								  "opted_out_by, opted_in_by, reason, alias_of, "
-								  "opted_out_actor, opted_in_actor, opted_in_reason) "
-								  "SELECT p.organization, a.alias, p.opted_out_at, p.opted_in_at, "
-								  "p.opted_out_by, p.opted_in_by, p.reason, a.user_id, "
-								  "p.opted_out_actor, p.opted_in_actor, p.opted_in_reason "
-								  EACH_ALIAS EACH_PERIOD_OF("a.user_id")
-								  "%s ON CONFLICT DO NOTHING",
-								  only_open ? "WHERE p.opted_in_at IS NULL" : ""));
-}
-
-/*
- * Close the aliases' open periods as their users' have been closed.
- * The caller has locked these aliases.
- */
-uint64
-links_close_periods(text *organization, const UserIds *aliases)
-{
-	return links_execute(organization, aliases,
-						 "UPDATE optout.opt_out_period AS u "
-						 "SET opted_in_at = o.opted_in_at, opted_in_by = o.opted_in_by, "
-						 "opted_in_actor = o.opted_in_actor, opted_in_reason = o.opted_in_reason "
-						 "FROM (SELECT c.ctid, p.opted_in_at, p.opted_in_by, p.opted_in_actor, p.opted_in_reason "
-						 EACH_ALIAS EACH_PERIOD_OF("a.user_id") "CROSS JOIN LATERAL "
-						 "(SELECT c.ctid FROM optout.opt_out_period c "
-						 "WHERE c.organization = $1 AND c.user_id = a.alias AND c.alias_of = a.user_id "
-						 "AND c.opted_out_at = p.opted_out_at AND c.opted_in_at IS NULL OFFSET 0) AS c "
-						 "WHERE p.opted_in_at IS NOT NULL) AS o WHERE u.ctid = o.ctid");
-}
-
-/*
- * Raise an error (55000) if the user of one of these aliases is opted out.
- */
-void
-links_refuse_opted_out(text *organization, const UserIds *aliases)
-{
-	UserIds		found;
-
-	/* the alias and, after it, its user */
-	found = links_select_ids(organization, aliases,
-							 "SELECT unnest(ARRAY[o.alias, o.user_id]) FROM "
-							 "(SELECT a.alias, a.user_id " EACH_ALIAS EACH_PERIOD_OF("a.user_id")
-							 "WHERE p.opted_in_at IS NULL ORDER BY a.alias) AS o");
-	if (found.count > 0)
+	found = links_first_with_row("opt_out_period", "opt_out_period_pkey", organization, aliases, false);
+	if (found == NULL)
+		found = links_first_with_row("user_alias", "user_alias_user_id_idx", organization, aliases, false);
+	if (found != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("user \"%s\" of organization \"%s\" is opted out",
-						ident_for_message(DatumGetTextPP(found.ids[1])),
-						ident_for_message(organization)),
-				 errdetail("Once unlinked, events of \"%s\" would be accepted again.",
-						   ident_for_message(DatumGetTextPP(found.ids[0]))),
-				 errhint("Opt the user in first, or pass force => true.")));
+				 errmsg("\"%s\" of organization \"%s\" has opt-outs or aliases of its own",
+						ident_for_message(found), ident_for_message(organization)),
+				 errhint("In one transaction, opt out the user if need be, call optout.forget() for the id with force => true, and then link it.")));
 }
 
 /*
- * How many periods these aliases have.
+ * Copy the users' periods to their aliases, all or only the open ones.  The caller
+ * has locked these links, or written them.
+ *
+ * There are no statistics to plan a join by, and all but looking the periods up in
+ * the index, one user after the other, can take forever.  In order of the users
+ * that touches few pages, and so does the writing in order of the aliases.
  */
-uint64
-links_count_periods(text *organization, const UserIds *aliases)
+void
+links_copy_periods(text *organization, const Links *links, bool only_open)
 {
-	return links_select_count(organization, aliases,
-							  "SELECT count(*) " EACH_ALIAS EACH_PERIOD_OF("a.user_id"));
+	Oid			argtypes[3] = {TEXTOID, TEXTARRAYOID, TEXTARRAYOID};
+	Datum		values[3];
+	Links		by_user;
+
+	by_user.count = links->count;
+	by_user.links = palloc_extended(Max(links->count, 1) * sizeof(Link), MCXT_ALLOC_HUGE);
+	memcpy(by_user.links, links->links, links->count * sizeof(Link));
+	links_sort_by_user(by_user.links, by_user.count);
+
+	values[0] = PointerGetDatum(organization);
+	values[1] = links_array(&by_user, false);
+	values[2] = links_array(&by_user, true);
+	tables_execute(psprintf("INSERT INTO optout.opt_out_period "
+							"(organization, user_id, opted_out_at, opted_in_at, "
+							"opted_out_by, opted_in_by, reason, alias_of, "
+							"opted_out_actor, opted_in_actor, opted_in_reason) "
+							"SELECT p.organization, l.alias, p.opted_out_at, p.opted_in_at, "
+							"p.opted_out_by, p.opted_in_by, p.reason, l.user_id, "
+							"p.opted_out_actor, p.opted_in_actor, p.opted_in_reason "
+							"FROM unnest($2, $3) AS l (alias, user_id) CROSS JOIN LATERAL "
+							"(SELECT p.* FROM optout.opt_out_period p "
+							"WHERE p.organization = $1 AND p.user_id = l.user_id%s OFFSET 0) AS p "
+							"ORDER BY l.alias COLLATE \"C\" ON CONFLICT DO NOTHING",
+							only_open ? " AND p.opted_in_at IS NULL" : ""),
+				   3, argtypes, values, NULL);
+}
+
+/*
+ * Raise an error (55000) if one of the links' users is opted out.
+ */
+void
+links_refuse_opted_out(text *organization, const Links *links)
+{
+	UserIds		users = links_users(links);
+	text	   *user = links_first_with_row("opt_out_period", "opt_out_period_open_key",
+											organization, &users, false);
+
+	for (int i = 0; user != NULL && i < links->count; i++)
+	{
+		if (ident_compare(links->links[i].user, PointerGetDatum(user)) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("user \"%s\" of organization \"%s\" is opted out",
+							ident_for_message(user), ident_for_message(organization)),
+					 errdetail("Once unlinked, events of \"%s\" would be accepted again.",
+							   ident_for_message(DatumGetTextPP(links->links[i].alias))),
+					 errhint("Opt the user in first, or pass force => true.")));
+	}
 }
 
 /*
@@ -647,14 +672,19 @@ links_count_periods(text *organization, const UserIds *aliases)
 uint64
 links_delete(text *organization, const UserIds *aliases)
 {
-	return links_select_count(organization, aliases,
-							  "WITH a AS ("
-							  "DELETE FROM optout.user_alias a "
-							  "WHERE a.organization = $1 AND a.alias = ANY ($2) RETURNING a.alias"
-							  "), p AS ("
-							  "DELETE FROM optout.opt_out_period p "
-							  "WHERE p.organization = $1 AND p.user_id = ANY ($2) AND p.alias_of IS NOT NULL"
-							  ") SELECT count(*) FROM a");
+	Oid			argtypes[2] = {TEXTOID, TEXTARRAYOID};
+	Datum		values[2];
+
+	values[0] = PointerGetDatum(organization);
+	values[1] = PointerGetDatum(user_ids_to_array(aliases));
+	return tables_select_count("WITH a AS ("
+							   "DELETE FROM optout.user_alias a "
+							   "WHERE a.organization = $1 AND a.alias = ANY ($2) RETURNING a.alias"
+							   "), p AS ("
+							   "DELETE FROM optout.opt_out_period p "
+							   "WHERE p.organization = $1 AND p.user_id = ANY ($2) AND p.alias_of IS NOT NULL"
+							   ") SELECT count(*) FROM a",
+							   2, argtypes, values, NULL);
 }
 
 /*
@@ -665,11 +695,10 @@ Datum
 optout_refuse_aliases(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-	Relation	rel;
 	HeapTuple	tuple;
 	text	   *organization;
-	text	   *user_id;
-	text	   *owner;
+	Datum		user_id;
+	UserIds		ids = {1, &user_id};
 	bool		isnull;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
@@ -685,19 +714,18 @@ optout_refuse_aliases(PG_FUNCTION_ARGS)
 	tuple = TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ? trigdata->tg_newtuple : trigdata->tg_trigtuple;
 	organization = DatumGetTextPP(heap_getattr(tuple, Anum_organization,
 											   RelationGetDescr(trigdata->tg_relation), &isnull));
-	user_id = DatumGetTextPP(heap_getattr(tuple, Anum_user_id,
-										  RelationGetDescr(trigdata->tg_relation), &isnull));
+	user_id = heap_getattr(tuple, Anum_user_id, RelationGetDescr(trigdata->tg_relation), &isnull);
+	if (links_first_with_row("user_alias", "user_alias_pkey", organization, &ids, true) != NULL)
+	{
+		Links		found = links_read(organization, &ids);
 
-	rel = tables_open("user_alias", AccessShareLock);
-	if (links_look_dirty(rel, tables_index(rel, "user_alias_pkey"), organization, user_id,
-						 Anum_alias_user_id, &owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNIQUE_VIOLATION),
 				 errmsg("\"%s\" of organization \"%s\" is an alias of user \"%s\"",
-						ident_for_message(user_id), ident_for_message(organization),
-						ident_for_message(owner)),
+						ident_for_message(DatumGetTextPP(user_id)), ident_for_message(organization),
+						ident_for_message(DatumGetTextPP(found.links[0].user))),
 				 errhint("Enroll the user, or take the alias away with optout.unlink().")));
-	table_close(rel, NoLock);
+	}
 	return PointerGetDatum(NULL);
 }
 
@@ -712,6 +740,7 @@ optout_delete_alias_periods(PG_FUNCTION_ARGS)
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
 	Oid			argtypes[3] = {TEXTOID, TEXTOID, TIMESTAMPTZOID};
 	Datum		values[3];
+	UserIds		users = {1, &values[1]};
 	bool		isnull;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
@@ -730,7 +759,7 @@ optout_delete_alias_periods(PG_FUNCTION_ARGS)
 
 	/* so that what the same command has deleted is gone */
 	CommandCounterIncrement();
-	if (links_exist(DatumGetTextPP(values[0]), Anum_alias_user_id, DatumGetTextPP(values[1])))
+	if (links_first_with_row("user_alias", "user_alias_user_id_idx", DatumGetTextPP(values[0]), &users, false) != NULL)
 		tables_execute("DELETE FROM optout.opt_out_period AS c USING optout.user_alias a "
 					   "WHERE a.organization = $1 AND a.user_id = $2 "
 					   "AND c.organization = $1 AND c.user_id = a.alias "

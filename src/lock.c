@@ -11,39 +11,34 @@
  *
  * Everybody locks rows in the order of their users' ids, so nobody waits for
  * somebody who waits for them.
+ *
+ * Whoever waits for a row holds no more than AccessShareLock on its table, unless
+ * the transaction has done more before.  For purge() (purge.c) lets others wait for
+ * rows of the state table while it waits itself for all who hold more on it, as
+ * those do who have asked the filter (settle.c).
  */
 #include "postgres.h"
 
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "miscadmin.h"
-#include "utils/snapmgr.h"
 
 #include "compat.h"
 #include "lock.h"
 #include "progress.h"
 #include "tables.h"
 
-/* columns of the tables of users and of periods */
-#define Anum_organization 1
-#define Anum_user_id 2
-
-static uint64 lock_all_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys);
-static ItemPointer lock_find_rows(const char *query, text *organization, const UserIds *users,
-								  Snapshot snapshot);
-static void lock_save_tids(void *arg);
-static bool lock_row_at(Relation rel, ItemPointer tid, Snapshot snapshot, TupleTableSlot *slot);
+static uint64 lock_all_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys, LockTupleMode mode);
+static bool lock_row_at_once(TablesWalk *walk, HeapTuple tuple, LockTupleMode mode, TupleTableSlot *slot);
 
 /*
  * Lock the rows that equal the keys until the transaction ends, as SELECT ...
- * FOR NO KEY UPDATE does, waiting for whoever is changing them.  Returns how many
- * there are once nobody is.
+ * FOR does, waiting for whoever is changing them.  Returns how many there are once
+ * nobody is.
  */
 static uint64
-lock_all_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys)
+lock_all_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys, LockTupleMode mode)
 {
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	uint64		found;
@@ -67,7 +62,7 @@ lock_all_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys)
 
 			result = table_tuple_lock(rel, &tid, scan.snapshot, slot,
 									  GetCurrentCommandId(false),
-									  LockTupleNoKeyExclusive, LockWaitBlock,
+									  mode, LockWaitBlock,
 									  TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS |
 									  TUPLE_LOCK_FLAG_FIND_LAST_VERSION,
 									  &tmfd);
@@ -107,110 +102,73 @@ lock_all_rows(Relation rel, Oid index, int nkeys, const ScanKeyData *keys)
 }
 
 /*
- * Find the rows of many users by one query, which costs less than a look-up in
- * the index for each.  The query returns, as of the snapshot, the ctid of a row
- * and the number of its user, beginning with 1.
- */
-static ItemPointer
-lock_find_rows(const char *query, text *organization, const UserIds *users, Snapshot snapshot)
-{
-	Oid			argtypes[2] = {TEXTOID, TEXTARRAYOID};
-	Datum		values[2];
-	ItemPointer tids = palloc_extended(users->count * sizeof(ItemPointerData),
-									   MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
-
-	values[0] = PointerGetDatum(organization);
-	values[1] = PointerGetDatum(user_ids_to_array(users));
-	tables_execute_under(query, 2, argtypes, values, NULL, snapshot, lock_save_tids, tids);
-	return tids;
-}
-
-/* what to do with the rows of lock_find_rows() */
-static void
-lock_save_tids(void *arg)
-{
-	ItemPointer tids = arg;
-
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		bool		isnull;
-		Datum		tid = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
-		Datum		n = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull);
-
-		CHECK_FOR_INTERRUPTS();
-		tids[DatumGetInt64(n) - 1] = *(ItemPointer) DatumGetPointer(tid);
-	}
-}
-
-/*
- * Lock a row where it was as of the snapshot.  Returns false if it has changed
- * since.  As long as the snapshot is registered, no other row can be there.
+ * Lock a row if that takes no waiting and it has not changed since the snapshot.
  */
 static bool
-lock_row_at(Relation rel, ItemPointer tid, Snapshot snapshot, TupleTableSlot *slot)
+lock_row_at_once(TablesWalk *walk, HeapTuple tuple, LockTupleMode mode, TupleTableSlot *slot)
 {
+	ItemPointerData tid = tuple->t_self;
 	TM_FailureData tmfd;
 	TM_Result	result;
 
-	result = table_tuple_lock(rel, tid, snapshot, slot, GetCurrentCommandId(false),
-							  LockTupleNoKeyExclusive, LockWaitBlock, 0, &tmfd);
+	result = table_tuple_lock(walk->rel, &tid, walk->snapshot, slot, GetCurrentCommandId(false),
+							  mode, LockWaitSkip, 0, &tmfd);
 	ExecClearTuple(slot);
 	return result == TM_Ok;
 }
 
 /*
  * Lock the rows of those users who have any, one user after the other, and
- * return these users.  The index begins with organisation and user id, or with
- * user id and organisation.  The query is what lock_find_rows() wants, or NULL.
- * Counts the rows, unless nrows is NULL.
+ * return these users.  The index begins with organization and user id, or with
+ * user id and organization.  Counts the rows, unless nrows is NULL.
  *
  * Whoever calls this for many users reports a command's progress.
  */
 UserIds
-lock_users(const char *table, const char *index, bool user_id_first,
-		   const char *query, text *organization, const UserIds *users,
-		   uint64 *nrows)
+lock_users(const char *table, const char *index, text *organization,
+		   const UserIds *users, LockTupleMode mode, uint64 *nrows)
 {
-	Relation	rel = tables_open(table, RowExclusiveLock);
+	Relation	rel = tables_open(table, AccessShareLock);
 	Oid			indexid = tables_index(rel, index);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	Snapshot	snapshot = NULL;
-	ItemPointer tids = NULL;
+	TablesWalk	walk;
 	UserIds		result;
-
-	if (users->count >= MANY_USERS && query != NULL)
-	{
-		snapshot = tables_snapshot();
-		tids = lock_find_rows(query, organization, users, snapshot);
-	}
 
 	if (nrows != NULL)
 		*nrows = 0;
 	result.count = 0;
-	result.ids = palloc(Max(users->count, 1) * sizeof(Datum));
+	result.ids = palloc_extended(Max(users->count, 1) * sizeof(Datum), MCXT_ALLOC_HUGE);
+	tables_beginwalk(&walk, rel, indexid, organization, NULL);
 	for (int i = 0; i < users->count; i++)
 	{
-		ScanKeyData keys[2];
-		uint64		found;
+		text	   *user_id = DatumGetTextPP(users->ids[i]);
+		HeapTuple	tuple;
+		uint64		found = 0;
 
 		CHECK_FOR_INTERRUPTS();
 		if (users->count >= MANY_USERS)
 			progress_set(i);
-		found = tids != NULL && ItemPointerIsValid(&tids[i]) &&
-			lock_row_at(rel, &tids[i], snapshot, slot);
-		if (found == 0)
+		for (tuple = tables_walk_to(&walk, user_id);
+			 tuple != NULL && lock_row_at_once(&walk, tuple, mode, slot);
+			 tuple = tables_walk_on(&walk))
+			found++;
+		if (tuple != NULL)
 		{
-			tables_key(&keys[user_id_first ? 1 : 0], Anum_organization, organization);
-			tables_key(&keys[user_id_first ? 0 : 1], Anum_user_id, DatumGetTextPP(users->ids[i]));
-			found = lock_all_rows(rel, indexid, 2, keys);
+			ScanKeyData keys[2];
+
+			/* after waiting, see the other users' rows as they are then */
+			tables_key(&keys[walk.id_first ? 1 : 0], 1, organization);
+			tables_key(&keys[walk.id_first ? 0 : 1], walk.attnum, user_id);
+			tables_endwalk(&walk);
+			found = lock_all_rows(rel, indexid, 2, keys, mode);
+			tables_beginwalk(&walk, rel, indexid, organization, NULL);
 		}
 		if (found > 0)
 			result.ids[result.count++] = users->ids[i];
 		if (nrows != NULL)
 			*nrows += found;
 	}
-	if (snapshot != NULL)
-		UnregisterSnapshot(snapshot);
+	tables_endwalk(&walk);
 	ExecDropSingleTupleTableSlot(slot);
 	table_close(rel, NoLock);
 	return result;

@@ -7,7 +7,9 @@
  * state table, one look-up at a time.  When these look-ups have cost more than
  * reading the whole table would, the whole table is read, if it fits into the
  * memory that a hash join would get; from then on a user without an entry has
- * no periods.
+ * no periods.  Each time that this is cancelled or fails, the next attempt has to
+ * wait for twice as many look-ups: a statement_timeout that is too short for it
+ * would otherwise end every statement that asks for that many users.
  *
  * Whoever writes to the state table sends a relcache invalidation, which
  * arrives when the change is committed, or in the session itself with the end
@@ -17,6 +19,8 @@
  * since, that is, before the snapshot was taken that it rests on.
  */
 #include "postgres.h"
+
+#include <math.h>
 
 #include "access/heapam.h"
 #include "access/table.h"
@@ -70,6 +74,8 @@ static uint64 memo_xmin;		/* of the snapshot it was read under, as a
 								 * full transaction id */
 static Size memo_closed;		/* bytes that lists of ended periods take */
 static uint64 memo_lookups;		/* how many look-ups in the table it has cost */
+static int	memo_failures = 0;	/* how often reading all of it was not
+								 * finished */
 
 static void memo_empty(double nentries);
 static bool memo_too_large(double nentries);
@@ -171,6 +177,7 @@ memo_read_all(double nrows)
 	memo_empty(nrows);
 	/* an error on the way leaves entries that must not be used */
 	memo_generation = 0;
+	memo_failures++;
 
 	scan = table_beginscan(rel, snapshot, 0, NULL, SO_NONE);
 	while (!memo_too_large(memo->members) &&
@@ -190,6 +197,7 @@ memo_read_all(double nrows)
 	table_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	table_close(rel, NoLock);
+	memo_failures = 0;
 
 	if (memo_too_large(memo->members))
 		memo_empty(0);
@@ -257,7 +265,8 @@ memo_add(const UserKey *key, const Periods *periods)
 	if (++memo_lookups % 256 == 0)
 	{
 		nrows = periods_estimate();
-		if (memo_lookups * LOOKUP_COST > nrows && !memo_too_large(nrows))
+		if (memo_lookups * LOOKUP_COST > ldexp(nrows, Min(memo_failures, 32)) &&
+			!memo_too_large(nrows))
 			memo_read_all(nrows);
 	}
 }

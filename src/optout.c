@@ -26,11 +26,15 @@
  *	moment.c		when a time without time zone was
  *	event.c			what the guard reads of a row
  *	guard.c			the trigger that applies them
+ *	rules.c			which tables to come get one
  *	view.c			views for clients that want a row for each event
  *	authority.c		who may do what
  *	directory.c		who there is
  *	links.c			other ids of theirs
  *	admin.c			what administrators call
+ *	match.c			which stored rows are somebody's
+ *	stored.c		what guarded tables hold
+ *	purge.c			its deletion
  *	support.c		what the planner is told
  *	status.c		what the administrator is told
  *
@@ -48,7 +52,6 @@
 #include "ident.h"
 #include "ledger.h"
 #include "links.h"
-#include "progress.h"
 #include "replicas.h"
 #include "shared.h"
 
@@ -72,6 +75,5 @@ _PG_init(void)
 	accepts_install_hooks();
 	shared_install_hooks();
 	ledger_install_hooks();
-	progress_install_hooks();
 	MarkGUCPrefixReserved("optout");
 }

@@ -27,6 +27,8 @@
 
 #include "payload.h"
 
+PG_FUNCTION_INFO_V1(optout_json_id);
+
 /*
  * The longest number, and the largest exponent, that we give to the type
  * numeric, which could raise an error for larger ones.  No id is that long.
@@ -69,6 +71,7 @@ payload_parse_path(const char *path)
 	JsonPathItem item;
 	bool		only_keys;
 
+	result->source = pstrdup(path);
 	result->keys = palloc(size * sizeof(text *));
 	jspInit(&item, jsonpath);
 	only_keys = item.type == jpiRoot;
@@ -130,6 +133,49 @@ payload_get(Oid type, Datum opened, const PayloadPath *path, bool *is_string)
 	if (type == JSONBOID)
 		return payload_get_jsonb(opened, path, is_string);
 	return payload_get_json((text *) DatumGetPointer(opened), path, is_string);
+}
+
+/*
+ * Which element of an array the key is, as the operators take it; false for a key
+ * that can only be an object's.
+ */
+bool
+payload_is_subscript(text *key, int *element)
+{
+	char	   *number = text_to_cstring(key);
+	char	   *rest;
+
+	errno = 0;
+	*element = strtoint(number, &rest, 10);
+	return rest != number && *rest == '\0' && errno == 0;
+}
+
+/*
+ * optout.json_id(document, path): the id that a guard reads at a path of a
+ * document of type json.  It tells nothing but what is in the document.
+ */
+Datum
+optout_json_id(PG_FUNCTION_ARGS)
+{
+	text	   *source = PG_GETARG_TEXT_PP(1);
+	PayloadPath *path = fcinfo->flinfo->fn_extra;
+	bool		is_string;
+	text	   *result;
+
+	/* nearly always the one of the last call */
+	if (path == NULL || strlen(path->source) != VARSIZE_ANY_EXHDR(source) ||
+		memcmp(path->source, VARDATA_ANY(source), VARSIZE_ANY_EXHDR(source)) != 0)
+	{
+		MemoryContext oldcontext = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+
+		path = payload_parse_path(text_to_cstring(source));
+		fcinfo->flinfo->fn_extra = path;
+		MemoryContextSwitchTo(oldcontext);
+	}
+	result = payload_get(JSONOID, payload_open(JSONOID, PG_GETARG_DATUM(0)), path, &is_string);
+	if (result == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(result);
 }
 
 /*
@@ -315,13 +361,9 @@ payload_scalar(const char *p, const char *end)
 static int
 payload_element(text *key, const char *p, const char *end)
 {
-	char	   *number = text_to_cstring(key);
-	char	   *rest;
 	int			element;
 
-	errno = 0;
-	element = strtoint(number, &rest, 10);
-	if (rest == number || *rest != '\0' || errno != 0)
+	if (!payload_is_subscript(key, &element))
 		return -1;
 	return element < 0 ? element + payload_count_elements(p, end) : element;
 }

@@ -8,6 +8,7 @@
 /* the keys of a path, from the root of the document */
 typedef struct PayloadPath
 {
+	const char *source;			/* as guard() was given it */
 	int			nkeys;
 	text	  **keys;
 	Datum	   *elements;		/* the same, as jsonb_get_element() takes them */
@@ -15,6 +16,7 @@ typedef struct PayloadPath
 
 extern PayloadPath *payload_parse_path(const char *path);
 extern bool payload_type_supported(Oid type);
+extern bool payload_is_subscript(text *key, int *element);
 extern Datum payload_open(Oid type, Datum document);
 extern text *payload_get(Oid type, Datum opened, const PayloadPath *path, bool *is_string);
 

@@ -39,6 +39,8 @@
 #define Anum_period_opted_out_at 3
 #define Anum_period_opted_in_at 4
 
+static uint64 periods_execute(const char *command, text *organization, const UserIds *users,
+							  TimestampTz at, text *reason);
 
 /* what goes into opted_out_by and opted_in_by: the effective caller */
 Datum
@@ -217,11 +219,43 @@ periods_estimate(void)
 UserIds
 periods_lock_open(text *organization, const UserIds *users)
 {
-	return lock_users("opt_out_period", "opt_out_period_open_key", false,
-					  "SELECT p.ctid, u.n FROM unnest($2) WITH ORDINALITY AS u (user_id, n) "
-					  "JOIN optout.opt_out_period p USING (user_id) "
-					  "WHERE p.organization = $1 AND p.opted_in_at IS NULL",
-					  organization, users, NULL);
+	return lock_users("opt_out_period", "opt_out_period_open_key", organization, users,
+					  LockTupleNoKeyExclusive, NULL);
+}
+
+/*
+ * The same for whoever wants them to stay open and changes nothing: others may do
+ * so as well.  The directory does not matter then.
+ */
+UserIds
+periods_share_open(text *organization, const UserIds *users)
+{
+	return lock_users("opt_out_period", "opt_out_period_open_key", organization, users,
+					  LockTupleShare, NULL);
+}
+
+/*
+ * Those of the users who have an open period, which may end at any time.
+ */
+UserIds
+periods_find_open(text *organization, const UserIds *users)
+{
+	Relation	rel = tables_open("opt_out_period", AccessShareLock);
+	TablesWalk	walk;
+	UserIds		result;
+
+	result.count = 0;
+	result.ids = palloc_extended(Max(users->count, 1) * sizeof(Datum), MCXT_ALLOC_HUGE);
+	tables_beginwalk(&walk, rel, tables_index(rel, "opt_out_period_open_key"), organization, NULL);
+	for (int i = 0; i < users->count; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (tables_walk_to(&walk, DatumGetTextPP(users->ids[i])) != NULL)
+			result.ids[result.count++] = users->ids[i];
+	}
+	tables_endwalk(&walk);
+	table_close(rel, NoLock);
+	return result;
 }
 
 /*
@@ -233,9 +267,35 @@ periods_lock(text *organization, const UserIds *users)
 {
 	uint64		nperiods;
 
-	(void) lock_users("opt_out_period", "opt_out_period_pkey", true, NULL,
-					  organization, users, &nperiods);
+	(void) lock_users("opt_out_period", "opt_out_period_pkey", organization, users,
+					  LockTupleNoKeyExclusive, &nperiods);
 	return nperiods;
+}
+
+/*
+ * Execute a command that opens ($5 being the reason to) or closes the users'
+ * periods: organization, users, time, role, reason and actor are its parameters.
+ */
+static uint64
+periods_execute(const char *command, text *organization, const UserIds *users,
+				TimestampTz at, text *reason)
+{
+	Oid			argtypes[6] = {TEXTOID, TEXTARRAYOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[6];
+	char		nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
+	text	   *actor = ident_actor();
+
+	values[0] = PointerGetDatum(organization);
+	values[1] = PointerGetDatum(user_ids_to_array(users));
+	values[2] = TimestampTzGetDatum(at);
+	values[3] = periods_caller();
+	values[4] = PointerGetDatum(reason);
+	values[5] = PointerGetDatum(actor);
+	if (reason == NULL)
+		nulls[4] = 'n';
+	if (actor == NULL)
+		nulls[5] = 'n';
+	return tables_execute(command, 6, argtypes, values, nulls);
 }
 
 /*
@@ -245,68 +305,40 @@ periods_lock(text *organization, const UserIds *users)
 uint64
 periods_open(text *organization, const UserIds *users, text *reason)
 {
-	Oid			argtypes[6] = {TEXTOID, TEXTARRAYOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID};
-	Datum		values[6];
-	char		nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
 	bool		has_actor = tables_has_aliases();
-	text	   *actor = ident_actor();
 
-	values[0] = PointerGetDatum(organization);
-	values[1] = PointerGetDatum(user_ids_to_array(users));
-	values[2] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[3] = periods_caller();
-	values[4] = PointerGetDatum(reason);
-	values[5] = PointerGetDatum(actor);
-	if (reason == NULL)
-		nulls[4] = 'n';
-	if (actor == NULL)
-		nulls[5] = 'n';
-
-	return tables_execute(psprintf("INSERT INTO optout.opt_out_period "
-								   "(organization, user_id, opted_out_at, opted_out_by, reason%s) "
-								   "SELECT $1, u.user_id, GREATEST($3, p.last_opted_in_at), $4, $5%s "
-								   "FROM unnest($2) AS u (user_id) "
-								   "LEFT JOIN (SELECT p.user_id, max(p.opted_in_at) AS last_opted_in_at, "
-								   "bool_or(p.opted_in_at IS NULL) AS opted_out "
-								   "FROM optout.opt_out_period p "
-								   "WHERE p.organization = $1 AND p.user_id = ANY ($2) "
-								   "GROUP BY p.user_id) AS p USING (user_id) "
-								   "WHERE p.opted_out IS NOT TRUE",
-								   has_actor ? ", opted_out_actor" : "",
-								   has_actor ? ", $6" : ""),
-						  has_actor ? 6 : 5, argtypes, values, nulls);
+	return periods_execute(psprintf("INSERT INTO optout.opt_out_period "
+									"(organization, user_id, opted_out_at, opted_out_by, reason%s) "
+									"SELECT $1, u.user_id, GREATEST($3, p.last_opted_in_at), $4, $5%s "
+									"FROM unnest($2) AS u (user_id) "
+									"LEFT JOIN (SELECT p.user_id, max(p.opted_in_at) AS last_opted_in_at, "
+									"bool_or(p.opted_in_at IS NULL) AS opted_out "
+									"FROM unnest($2) AS v (user_id) "
+									"JOIN optout.opt_out_period p USING (user_id) "
+									"WHERE p.organization = $1 "
+									"GROUP BY p.user_id) AS p USING (user_id) "
+									"WHERE p.opted_out IS NOT TRUE",
+									has_actor ? ", opted_out_actor" : "",
+									has_actor ? ", $6" : ""),
+						   organization, users, GetCurrentTimestamp(), reason);
 }
 
 /*
- * Close the open periods of the users.  Returns how many.
- * The caller has locked these periods.
+ * Close the open periods of the users or, likewise, of aliases of theirs, at this
+ * time.  Returns how many.  The caller has locked these periods, or the aliases.
  */
 uint64
-periods_close(text *organization, const UserIds *users, text *reason)
+periods_close(text *organization, const UserIds *users, bool aliases, TimestampTz at, text *reason)
 {
-	Oid			argtypes[6] = {TEXTOID, TEXTARRAYOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID};
-	Datum		values[6];
-	char		nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
 	bool		has_actor = tables_has_aliases();
-	text	   *actor = ident_actor();
 
-	values[0] = PointerGetDatum(organization);
-	values[1] = PointerGetDatum(user_ids_to_array(users));
-	values[2] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[3] = periods_caller();
-	values[4] = PointerGetDatum(reason);
-	values[5] = PointerGetDatum(actor);
-	if (reason == NULL)
-		nulls[4] = 'n';
-	if (actor == NULL)
-		nulls[5] = 'n';
-
-	return tables_execute(psprintf("UPDATE optout.opt_out_period AS p "
-								   "SET opted_in_at = GREATEST($3, p.opted_out_at + interval '1 microsecond'), "
-								   "opted_in_by = $4%s "
-								   "FROM unnest($2) AS u (user_id) "
-								   "WHERE p.organization = $1 AND p.user_id = u.user_id "
-								   "AND p.opted_in_at IS NULL",
-								   has_actor ? ", opted_in_reason = $5, opted_in_actor = $6" : ""),
-						  has_actor ? 6 : 4, argtypes, values, nulls);
+	return periods_execute(psprintf("UPDATE optout.opt_out_period AS p "
+									"SET opted_in_at = GREATEST($3, p.opted_out_at + interval '1 microsecond'), "
+									"opted_in_by = $4%s "
+									"FROM unnest($2) AS u (user_id) "
+									"WHERE p.organization = $1 AND p.user_id = u.user_id "
+									"AND p.opted_in_at IS NULL%s",
+									has_actor ? ", opted_in_reason = $5, opted_in_actor = $6" : "",
+									aliases ? " AND p.alias_of IS NOT NULL" : ""),
+						   organization, users, at, reason);
 }

@@ -50,8 +50,11 @@ extern bool periods_cover(text *organization, text *user_id,
 						  const TimestampTz *occurred_at);
 extern uint64 periods_lock(text *organization, const UserIds *users);
 extern UserIds periods_lock_open(text *organization, const UserIds *users);
+extern UserIds periods_share_open(text *organization, const UserIds *users);
+extern UserIds periods_find_open(text *organization, const UserIds *users);
 extern uint64 periods_open(text *organization, const UserIds *users, text *reason);
-extern uint64 periods_close(text *organization, const UserIds *users, text *reason);
+extern uint64 periods_close(text *organization, const UserIds *users, bool aliases,
+							TimestampTz at, text *reason);
 extern Datum periods_caller(void);
 
 #endif							/* OPTOUT_PERIODS_H */

@@ -5,6 +5,8 @@
 #ifndef OPTOUT_PROGRESS_H
 #define OPTOUT_PROGRESS_H
 
+#include "nodes/pg_list.h"
+
 typedef enum ProgressCommand
 {
 	PROGRESS_NONE,
@@ -13,7 +15,8 @@ typedef enum ProgressCommand
 	PROGRESS_OPT_IN,
 	PROGRESS_FORGET,
 	PROGRESS_LINK,
-	PROGRESS_UNLINK
+	PROGRESS_UNLINK,
+	PROGRESS_PURGE
 } ProgressCommand;
 
 typedef enum ProgressPhase
@@ -27,7 +30,10 @@ typedef enum ProgressPhase
 	PROGRESS_UPDATING_FILTER,
 	PROGRESS_LOCKING_ALIASES,
 	PROGRESS_WRITING_ALIASES,
-	PROGRESS_CHECKING_ALIASES
+	PROGRESS_CHECKING_ALIASES,
+	PROGRESS_LOCKING_TABLES,
+	PROGRESS_SETTLING,
+	PROGRESS_PURGING
 } ProgressPhase;
 
 /* what others see of a command */
@@ -36,29 +42,15 @@ typedef struct ProgressRow
 	int			pid;
 	const char *command;
 	const char *phase;
-	uint64		done;
-	uint64		total;
+	int64		done;
+	int64		total;
 } ProgressRow;
 
-/* the innermost command that this backend is running, or NULL */
-extern struct Running *progress_running;
-
-extern void progress_install_hooks(void);
 extern void progress_begin(ProgressCommand command, ProgressPhase phase, uint64 total);
 extern void progress_phase(ProgressPhase phase, uint64 total);
 extern void progress_set(uint64 done);
-extern void progress_row_is_known(void);
+extern void progress_count_row(void);
 extern void progress_end(void);
-extern bool progress_read(int i, ProgressRow *row);
-
-/*
- * A row of the state table has been made known to the filter.
- */
-static inline void
-progress_count_row(void)
-{
-	if (unlikely(progress_running != NULL))
-		progress_row_is_known();
-}
+extern List *progress_read(void);
 
 #endif							/* OPTOUT_PROGRESS_H */

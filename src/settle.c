@@ -54,7 +54,6 @@ PG_FUNCTION_INFO_V1(optout_settle_1_2);
 
 LocalTransactionId settle_registered = InvalidLocalTransactionId;
 
-static void settle_check_transaction(void);
 static VirtualTransactionId *settle_whom(void);
 static void settle_wait(VirtualTransactionId *vxids, Interval *timeout);
 static void settle_time_out(VirtualTransactionId *vxids, Interval *timeout);
@@ -84,7 +83,13 @@ optout_settle(PG_FUNCTION_ARGS)
 	/* on a standby nobody can have stored anything */
 	PreventCommandDuringRecovery("optout.settle()");
 
-	settle_check_transaction();
+	settle_check_transaction("optout.settle()");
+	if (IsolationUsesXactSnapshot())
+		ereport(WARNING,
+				(errmsg("this transaction does not see events that are stored while optout.settle() waits"),
+				 errdetail("Its isolation level is %s.",
+						   XactIsoLevel == XACT_SERIALIZABLE ? "SERIALIZABLE" : "REPEATABLE READ"),
+				 errhint("Delete them in another transaction.")));
 	settle_wait(settle_whom(), limited ? PG_GETARG_INTERVAL_P(0) : NULL);
 	PG_RETURN_VOID();
 }
@@ -99,30 +104,32 @@ optout_settle_1_2(PG_FUNCTION_ARGS)
 }
 
 /*
- * Raise an error where waiting for others would settle nothing, and a warning
- * where the transaction would not see what has been stored until then.
+ * Raise an error where waiting for others would settle nothing.
  */
-static void
-settle_check_transaction(void)
+void
+settle_check_transaction(const char *routine)
 {
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("optout.settle() cannot run in a transaction that has written"),
+				 errmsg("%s cannot run in a transaction that has written", routine),
 				 errdetail("Opt-outs of this transaction are not in force before it is committed."),
 				 errhint("Commit first.")));
 	if (settle_registered == MyLocalTransactionId)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("optout.settle() cannot run in a transaction that has asked the filter"),
+				 errmsg("%s cannot run in a transaction that has asked the filter", routine),
 				 errdetail("It would have to wait for itself."),
 				 errhint("Commit first.")));
-	if (IsolationUsesXactSnapshot())
-		ereport(WARNING,
-				(errmsg("this transaction does not see events that are stored while optout.settle() waits"),
-				 errdetail("Its isolation level is %s.",
-						   XactIsoLevel == XACT_SERIALIZABLE ? "SERIALIZABLE" : "REPEATABLE READ"),
-				 errhint("Delete them in another transaction.")));
+}
+
+/*
+ * Wait for all who have asked by now, and for as long as it takes.
+ */
+void
+settle(void)
+{
+	settle_wait(settle_whom(), NULL);
 }
 
 /*

@@ -13,6 +13,8 @@
 extern LocalTransactionId settle_registered;
 
 extern void settle_register_now(void);
+extern void settle_check_transaction(const char *routine);
+extern void settle(void);
 
 /*
  * This transaction is about to ask the filter.

@@ -47,15 +47,8 @@ static bool preloaded = false;
 #define FIRST_DELAY UINT64CONST(1000000)
 #define LONGEST_DELAY UINT64CONST(64000000)
 
-typedef struct Attempts
-{
-	uint64		not_before;		/* by shared_clock() */
-	uint64		delay;
-} Attempts;
-
-/* to attach for reading, and for reporting */
-static Attempts to_read = {0, FIRST_DELAY};
-static Attempts to_report = {0, FIRST_DELAY};
+static uint64 attach_not_before = 0;	/* by shared_clock() */
+static uint64 attach_delay = FIRST_DELAY;
 
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
@@ -73,7 +66,7 @@ static bool shared_on_demand(void);
 static void shared_attach(void);
 static void shared_attach_blocks(void);
 static void shared_create_blocks(void);
-static void shared_try_attach(Attempts *attempts, bool to_blocks);
+static void shared_try_attach(void);
 
 /*
  * Define the settings this file owns.
@@ -301,30 +294,27 @@ shared_create_blocks(void)
 }
 
 /*
- * Attach to the first part or to both, making them if need be, unless this has
- * failed a moment ago.  The first time that it fails, say so in the server's
- * log.  Query cancel and termination are passed on.
+ * Attach to both parts, making them if need be, unless this has failed a moment
+ * ago.  The first time that it fails, say so in the server's log.  Query cancel
+ * and termination are passed on.
  */
 static void
-shared_try_attach(Attempts *attempts, bool to_blocks)
+shared_try_attach(void)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 
 	/* in parallel mode there can be no subtransaction to catch an error with */
 	if (!shared_on_demand() || filter_memory == 0 || IsInParallelMode() ||
-		shared_clock() < attempts->not_before)
+		shared_clock() < attach_not_before)
 		return;
 
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
 	{
 		shared_attach();
-		if (to_blocks)
-		{
-			shared_create_blocks();
-			shared_attach_blocks();
-		}
+		shared_create_blocks();
+		shared_attach_blocks();
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -341,15 +331,13 @@ shared_try_attach(Attempts *attempts, bool to_blocks)
 			ReThrowError(error);
 
 		/* the statement may name a user */
-		if (attempts->delay == FIRST_DELAY)
+		if (attach_delay == FIRST_DELAY)
 			ereport(LOG,
-					(to_blocks ?
-					 errmsg("optout uses its table, because there can be no shared filter: %s",
-							error->message) :
-					 errmsg("optout does not show progress: %s", error->message),
+					(errmsg("optout uses its table, because there can be no shared filter: %s",
+							error->message),
 					 errhidestmt(true), errhidecontext(true)));
-		attempts->not_before = shared_clock() + attempts->delay;
-		attempts->delay = Min(attempts->delay * 2, LONGEST_DELAY);
+		attach_not_before = shared_clock() + attach_delay;
+		attach_delay = Min(attach_delay * 2, LONGEST_DELAY);
 		FreeErrorData(error);
 	}
 	PG_END_TRY();
@@ -364,18 +352,8 @@ bool
 shared_attach_to_read(void)
 {
 	if (shared_blocks[0] == NULL)
-		shared_try_attach(&to_read, true);
+		shared_try_attach();
 	return shared_blocks[0] != NULL;
-}
-
-/*
- * For commands' progress, which is in the first part.  There may be none.
- */
-void
-shared_attach_to_report(void)
-{
-	if (shared == NULL)
-		shared_try_attach(&to_report, false);
 }
 
 /*

@@ -19,7 +19,7 @@
  * change of either: the library may be replaced while the server runs, and then
  * backends with the old and the new one meet in memory made on demand.
  */
-#define LAYOUT 6
+#define LAYOUT 7
 
 /* of the filter; each is half of the next */
 #define LEVELS 7
@@ -33,9 +33,6 @@
 
 /* how many databases can have their keys added; others use their tables */
 #define MAX_DATABASES 256
-
-/* how many commands' progress can be shown */
-#define MAX_COMMANDS 64
 
 /* what answered a look-up */
 typedef enum LookupKind
@@ -76,18 +73,6 @@ typedef struct SharedDatabase
 	uint64		microseconds;	/* how long that took */
 } SharedDatabase;
 
-/* how far a command has come */
-typedef struct SharedProgress
-{
-	pg_atomic_uint32 pid;		/* whose command it is; 0: free */
-	pg_atomic_uint32 changes;	/* counts them; odd while there is one */
-	pg_atomic_uint32 database;
-	pg_atomic_uint32 command;	/* as in progress.h */
-	pg_atomic_uint32 phase;
-	pg_atomic_uint64 done;
-	pg_atomic_uint64 total;
-} SharedProgress;
-
 typedef struct Shared
 {
 	uint32		layout;			/* first in every release */
@@ -120,8 +105,6 @@ typedef struct Shared
 	bool		said_no_room;	/* for another database */
 	int			ndatabases;
 	SharedDatabase databases[MAX_DATABASES];
-
-	SharedProgress commands[MAX_COMMANDS];
 } Shared;
 
 /* NULL until this backend has attached to it, or where there is none */
@@ -135,7 +118,6 @@ extern void shared_define_settings(void);
 extern void shared_install_hooks(void);
 extern bool shared_attach_to_read(void);
 extern bool shared_attach_to_write(void);
-extern void shared_attach_to_report(void);
 extern Size shared_memory(void);
 
 /*

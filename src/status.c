@@ -85,12 +85,13 @@ optout_command_progress(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	SharedDatabase load;
-	ProgressRow row;
+	ListCell   *cell;
 
 	InitMaterializedSRF(fcinfo, 0);
-	shared_attach_to_report();
 	if (coverage_loading(&load))
 	{
+		ProgressRow row;
+
 		row.pid = load.pid;
 		row.command = "add keys";
 		row.phase = "reading the table";
@@ -98,11 +99,8 @@ optout_command_progress(PG_FUNCTION_ARGS)
 		row.total = load.nblocks;
 		status_put_progress(result, &row);
 	}
-	for (int i = 0; shared != NULL && i < MAX_COMMANDS; i++)
-	{
-		if (progress_read(i, &row))
-			status_put_progress(result, &row);
-	}
+	foreach(cell, progress_read())
+		status_put_progress(result, lfirst(cell));
 	return (Datum) 0;
 }
 
@@ -115,8 +113,8 @@ status_put_progress(ReturnSetInfo *result, const ProgressRow *row)
 	values[0] = Int32GetDatum(row->pid);
 	values[1] = CStringGetTextDatum(row->command);
 	values[2] = CStringGetTextDatum(row->phase);
-	values[3] = Int64GetDatum((int64) row->done);
-	values[4] = Int64GetDatum((int64) row->total);
+	values[3] = Int64GetDatum(row->done);
+	values[4] = Int64GetDatum(row->total);
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 

@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/relscan.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/dependency.h"
@@ -37,17 +38,23 @@
 #include "compat.h"
 #include "tables.h"
 
-/* what tables_select_ids() finds, and where it is to be kept */
+/* what tables_select_ids() and tables_select_oids() find, and where it is to be kept */
 typedef struct SelectedIds
 {
 	MemoryContext context;
 	UserIds		ids;
+	List	   *oids;
 } SelectedIds;
+
+/* so many rows of other ids are passed over before the index is searched again */
+#define WALK_STEPS 2
 
 static Oid	tables_namespace(bool missing_ok);
 static Oid	tables_relid(const char *relname);
+static int	tables_walk_compare(const TablesWalk *walk, text *id);
 static void tables_save_count(void *arg);
 static void tables_save_ids(void *arg);
+static void tables_save_oids(void *arg);
 
 /*
  * The owner of the extension.
@@ -218,8 +225,7 @@ tables_snapshot(void)
 }
 
 /*
- * A key for tables_beginscan() and lock_users(): the table's column, of type
- * text, equals the value.
+ * A key for tables_beginscan(): the table's column, of type text, equals the value.
  */
 void
 tables_key(ScanKey key, AttrNumber attnum, text *value)
@@ -259,6 +265,126 @@ tables_endscan(TablesScan *scan)
 {
 	systable_endscan(scan->scan);
 	UnregisterSnapshot(scan->snapshot);
+}
+
+/*
+ * Begin to look for the rows of many ids of the organization, under the given
+ * snapshot or, if it is NULL, the latest one.  The table's first column is the
+ * organization.  The first two of the index are the organization and the id.
+ *
+ * The ids had better be asked for in their order.  Where the next one's rows are
+ * near, we step there, and search the index anew where they are not: whether the
+ * ids are most of the table's or a few, that costs little more than the better of
+ * the two.  Where the index has the id before the organization, other
+ * organizations' rows would be in the way, so it is searched for each id.
+ */
+void
+tables_beginwalk(TablesWalk *walk, Relation rel, Oid index,
+				 text *organization, Snapshot snapshot)
+{
+	ScanKeyData keys[2];
+
+	walk->rel = rel;
+	walk->index = index_open(index, AccessShareLock);
+	walk->organization = organization;
+	walk->id_first = walk->index->rd_index->indkey.values[0] != 1;
+	walk->attnum = walk->index->rd_index->indkey.values[walk->id_first ? 0 : 1];
+	walk->own_snapshot = snapshot == NULL;
+	walk->snapshot = snapshot != NULL ? snapshot : tables_snapshot();
+	walk->id = NULL;
+	walk->tuple = NULL;
+
+	/* here columns are numbered as in the table, later as in the index */
+	tables_key(&keys[walk->id_first ? 1 : 0], 1, organization);
+	tables_key(&keys[walk->id_first ? 0 : 1], walk->attnum, organization);
+	walk->scan = systable_beginscan_ordered(rel, walk->index, walk->snapshot, 2, keys);
+}
+
+/*
+ * The first row with this id, or NULL; valid until the next call.  The id itself
+ * has to stay as long.
+ */
+HeapTuple
+tables_walk_to(TablesWalk *walk, text *id)
+{
+	bool		search = walk->id == NULL || walk->id_first ||
+		ident_compare(PointerGetDatum(id), PointerGetDatum(walk->id)) <= 0;
+
+	walk->id = id;
+	for (int steps = 0;; steps++)
+	{
+		int			cmp;
+
+		if (search || steps == WALK_STEPS)
+		{
+			ScanKeyData keys[2];
+
+			ScanKeyInit(&keys[walk->id_first ? 1 : 0], walk->id_first ? 2 : 1,
+						BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(walk->organization));
+			if (walk->id_first)
+				ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(id));
+			else
+				ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_TEXT_GE, PointerGetDatum(id));
+			index_rescan(walk->scan->iscan, keys, 2, NULL, 0);
+			walk->tuple = systable_getnext_ordered(walk->scan, ForwardScanDirection);
+			search = false;
+		}
+		else if (steps > 0)
+			walk->tuple = systable_getnext_ordered(walk->scan, ForwardScanDirection);
+
+		if (walk->tuple == NULL)
+			return NULL;
+		cmp = tables_walk_compare(walk, id);
+		if (cmp >= 0)
+			return cmp == 0 ? walk->tuple : NULL;
+	}
+}
+
+/*
+ * Another row with the same id as the last one, or NULL.
+ */
+HeapTuple
+tables_walk_on(TablesWalk *walk)
+{
+	walk->tuple = systable_getnext_ordered(walk->scan, ForwardScanDirection);
+	return walk->tuple != NULL && tables_walk_compare(walk, walk->id) == 0 ? walk->tuple : NULL;
+}
+
+/*
+ * How the row that was reached compares to the id.
+ */
+static int
+tables_walk_compare(const TablesWalk *walk, text *id)
+{
+	bool		isnull;
+	Datum		value = heap_getattr(walk->tuple, walk->attnum, RelationGetDescr(walk->rel), &isnull);
+	text	   *found = DatumGetTextPP(value);
+	int			cmp = ident_compare(PointerGetDatum(found), PointerGetDatum(id));
+
+	if ((Pointer) found != DatumGetPointer(value))
+		pfree(found);
+	return cmp;
+}
+
+/*
+ * A copy of a text in the row that was found.
+ */
+Datum
+tables_walk_value(const TablesWalk *walk, AttrNumber attnum)
+{
+	bool		isnull;
+
+	return PointerGetDatum(DatumGetTextPCopy(heap_getattr(walk->tuple, attnum,
+														  RelationGetDescr(walk->rel), &isnull)));
+}
+
+void
+tables_endwalk(TablesWalk *walk)
+{
+	systable_endscan_ordered(walk->scan);
+	index_close(walk->index, AccessShareLock);
+	if (walk->own_snapshot)
+		UnregisterSnapshot(walk->snapshot);
 }
 
 /*
@@ -346,6 +472,36 @@ tables_save_ids(void *arg)
 
 		CHECK_FOR_INTERRUPTS();
 		ids->ids[ids->count++] = PointerGetDatum(DatumGetTextPCopy(id));
+	}
+	MemoryContextSwitchTo(old_context);
+}
+
+/*
+ * The same for a query that returns oids or xids.
+ */
+List *
+tables_select_oids(const char *query, int nargs, Oid *argtypes, Datum *values)
+{
+	SelectedIds selected;
+
+	selected.context = CurrentMemoryContext;
+	selected.oids = NIL;
+	tables_execute_under(query, nargs, argtypes, values, NULL, NULL, tables_save_oids, &selected);
+	return selected.oids;
+}
+
+static void
+tables_save_oids(void *arg)
+{
+	SelectedIds *selected = arg;
+	MemoryContext old_context = MemoryContextSwitchTo(selected->context);
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		Datum		oid = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
+
+		selected->oids = lappend_oid(selected->oids, DatumGetObjectId(oid));
 	}
 	MemoryContextSwitchTo(old_context);
 }

@@ -8,6 +8,7 @@
 #include "access/genam.h"
 #include "access/skey.h"
 #include "fmgr.h"
+#include "nodes/pg_list.h"
 #include "utils/rel.h"
 #include "utils/snapshot.h"
 
@@ -19,6 +20,24 @@ typedef struct TablesScan
 	Snapshot	snapshot;
 	SysScanDesc scan;
 } TablesScan;
+
+/*
+ * The rows of many ids of one organization, found by an index on both.
+ */
+typedef struct TablesWalk
+{
+	Relation	rel;
+	Relation	index;
+	text	   *organization;
+	AttrNumber	attnum;			/* the table's column of ids */
+	bool		id_first;		/* in the index, before the organization */
+	Snapshot	snapshot;
+	bool		own_snapshot;
+	SysScanDesc scan;
+	text	   *id;				/* looked for last, or NULL */
+	HeapTuple	tuple;			/* where the index has been read to; NULL at
+								 * its end */
+} TablesWalk;
 
 extern Oid	tables_owner(void);
 
@@ -37,6 +56,13 @@ extern void tables_beginscan(TablesScan *scan, Relation rel, Oid index,
 extern HeapTuple tables_getnext(TablesScan *scan);
 extern void tables_endscan(TablesScan *scan);
 
+extern void tables_beginwalk(TablesWalk *walk, Relation rel, Oid index,
+							 text *organization, Snapshot snapshot);
+extern HeapTuple tables_walk_to(TablesWalk *walk, text *id);
+extern HeapTuple tables_walk_on(TablesWalk *walk);
+extern Datum tables_walk_value(const TablesWalk *walk, AttrNumber attnum);
+extern void tables_endwalk(TablesWalk *walk);
+
 extern void tables_prevent_if_read_only(FunctionCallInfo fcinfo);
 
 extern uint64 tables_execute(const char *command, int nargs, Oid *argtypes,
@@ -47,6 +73,7 @@ extern uint64 tables_select_count_under(const char *query, int nargs, Oid *argty
 										Datum *values, const char *nulls, Snapshot snapshot);
 extern UserIds tables_select_ids(const char *query, int nargs, Oid *argtypes,
 								 Datum *values);
+extern List *tables_select_oids(const char *query, int nargs, Oid *argtypes, Datum *values);
 extern uint64 tables_execute_under(const char *command, int nargs, Oid *argtypes,
 								   Datum *values, const char *nulls,
 								   Snapshot snapshot, void (*rows) (void *arg), void *arg);

@@ -24,15 +24,20 @@ COPY tracks (id, anonymous_id, user_id) FROM STDIN;
 SELECT id FROM tracks WHERE id::int > 10;
 SELECT counted();
 
--- UPDATE: only what gives the event other ids is looked at
+-- UPDATE: only the ids that the event gets are asked about
 UPDATE tracks SET what = 'x', user_id = user_id WHERE id = '3' RETURNING id;
 UPDATE tracks SET anonymous_id = 'device1' WHERE id = '3' RETURNING id;
 UPDATE tracks SET user_id = 'u1' WHERE id = '3' RETURNING id;
 UPDATE tracks SET anonymous_id = 'other' WHERE id = '3' RETURNING id;
 SELECT optout.opt_out('u2');
 UPDATE tracks SET what = 'y', anonymous_id = anonymous_id, user_id = user_id WHERE id = '3' RETURNING id, what;
+UPDATE tracks SET anonymous_id = 'device1' WHERE id = '3' RETURNING id;
+UPDATE tracks SET anonymous_id = user_id, user_id = anonymous_id WHERE id = '3' RETURNING id, anonymous_id, user_id;
+UPDATE tracks SET user_id = NULL WHERE id = '3' RETURNING id, anonymous_id, user_id;
+UPDATE tracks SET user_id = 'u1' WHERE id = '3' RETURNING id;
 UPDATE tracks SET anonymous_id = NULL WHERE id = '3' RETURNING id;
-UPDATE tracks SET user_id = NULL WHERE id = '3' RETURNING id;
+UPDATE tracks SET anonymous_id = 'u2' WHERE id = '3' RETURNING id;
+SELECT counted();
 SELECT optout.opt_in('u2');
 INSERT INTO tracks VALUES ('1', 'device1', 'u2') ON CONFLICT (id) DO UPDATE SET anonymous_id = EXCLUDED.anonymous_id;
 INSERT INTO tracks VALUES ('1', 'anon', 'u2') ON CONFLICT (id) DO UPDATE SET anonymous_id = 'device1';

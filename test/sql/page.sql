@@ -20,8 +20,23 @@ SELECT optout.enroll('alice', 'acme', 'Alice Archer'), optout.enroll('bob', 'acm
 	   optout.enroll(ARRAY['carol', 'dave'], 'acme'), optout.enroll('zoe', 'globex', 'Zoe');
 SELECT optout.enroll(array_agg('user' || lpad(n::text, 2, '0')), 'acme') FROM generate_series(1, 22) n;
 UPDATE optout.product_user SET signed_in_at = '2026-05-01 10:00+00' WHERE user_id IN ('bob', 'carol');
-SELECT optout.opt_out(ARRAY['carol', 'dave'], 'acme', 'works council'), optout.opt_out('zoe', 'globex');
-SELECT optout.opt_in('dave', 'acme');
+SELECT optout.link('carol', ARRAY['carols-phone', 'c'], 'acme'), optout.link('bob', ARRAY['b'], 'acme');
+SET optout.actor = 'kim';
+SELECT optout.opt_out(ARRAY['carol', 'dave'], 'acme', 'works council');
+RESET optout.actor;
+SELECT optout.opt_out('zoe', 'globex');
+SET optout.actor = 'somebody with a name that is long';
+SELECT optout.opt_in('dave', 'acme', 'asked to be in again');
+RESET optout.actor;
+CREATE TABLE event (user_id text);
+CREATE TABLE archive () INHERITS (event);
+SET client_min_messages = error;
+SELECT optout.guard('event');
+RESET client_min_messages;
+CREATE TABLE staging (user_id text);
+INSERT INTO optout.purge_ledger VALUES
+	('2026-05-03 10:00+00', 'admin', 'acme', 'public.event', 12), ('2026-05-03 10:00+00', 'admin', 'acme', 'public.empty', 0),
+	('2026-05-04 10:00+00', 'admin', 'globex', 'public.event', 3);
 UPDATE optout.opt_out_period SET opted_out_at = '2026-05-02 10:00+00', opted_in_at = '2026-05-03 10:00+00' WHERE opted_in_at IS NOT NULL;
 UPDATE optout.opt_out_period SET opted_out_at = '2026-05-02 10:00+00', opted_out_by = 'admin' WHERE opted_in_at IS NULL;
 UPDATE optout.opt_out_period SET opted_in_by = 'admin' WHERE opted_in_at IS NOT NULL;
@@ -52,5 +67,6 @@ RESET ROLE;
 \unset optout_organization
 \unset optout_day
 
+DROP TABLE event, archive, staging;
 DROP EXTENSION optout;
 DROP ROLE regress_reader;

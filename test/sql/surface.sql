@@ -41,6 +41,9 @@ SELECT p.oid::regprocedure FROM pg_proc p
  WHERE p.pronamespace = 'optout'::regnamespace AND obj_description(p.oid, 'pg_proc') IS NULL;
 SELECT obj_description('optout'::regnamespace, 'pg_namespace') IS NOT NULL AS schema_commented;
 
+-- One event trigger
+SELECT evtname, evtevent, evtenabled, evtfoid::regproc, evttags, obj_description(oid, 'pg_event_trigger') IS NOT NULL AS commented FROM pg_event_trigger;
+
 -- All tables are dumped.
 SELECT c.oid::regclass, x.cond
   FROM pg_extension e, unnest(e.extconfig, e.extcondition) AS x (tab, cond) JOIN pg_class c ON c.oid = x.tab
@@ -75,7 +78,7 @@ SELECT has_schema_privilege('regress_nobody', 'optout', 'CREATE') AS create_in_s
 -- Elevated functions pin their search_path.
 SELECT p.oid::regprocedure FROM pg_proc p
  WHERE p.pronamespace = 'optout'::regnamespace
-   AND p.proname !~ '^(accepts|is_opted_out|discard_opted_out|store_event|add_to_filter|refuse_aliases|filter_statistics|load_progress|command_progress|committed_lsn)'
+   AND p.proname !~ '^(accepts|is_opted_out|discard_opted_out|store_event|add_to_filter|refuse_aliases|filter_statistics|load_progress|command_progress|committed_lsn|json_id)'
    AND p.proconfig IS DISTINCT FROM '{"search_path=pg_catalog, pg_temp"}';
 
 DROP ROLE regress_nobody;

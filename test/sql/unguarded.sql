@@ -64,6 +64,30 @@ SELECT ok, detail FROM optout.checks WHERE name = 'organizations';
 SELECT optout.enroll('zoe', 'tpyo');
 SELECT ok, detail FROM optout.checks WHERE name = 'organizations';
 
+-- Aliases that somebody has opted in or out otherwise than their users
+SELECT optout.link('alice', '{a1,a2}'), optout.link('bob', '{b1}');
+SELECT ok, detail FROM optout.checks WHERE name = 'aliases';
+BEGIN;
+UPDATE optout.opt_out_period SET opted_in_at = now() + interval '1 hour', opted_in_by = 'regress' WHERE user_id = 'a2';
+SELECT ok, detail FROM optout.checks WHERE name = 'aliases';
+ROLLBACK;
+BEGIN;
+DELETE FROM optout.opt_out_period WHERE user_id = 'a1';
+SELECT ok FROM optout.checks WHERE name = 'aliases';
+ROLLBACK;
+BEGIN;
+INSERT INTO optout.opt_out_period (organization, user_id, opted_out_at, opted_out_by) VALUES ('default', 'b1', now(), 'regress');
+SELECT ok FROM optout.checks WHERE name = 'aliases';
+ROLLBACK;
+BEGIN;
+ALTER TABLE optout.opt_out_period DISABLE TRIGGER optout_aliases;
+DELETE FROM optout.user_alias;
+SELECT ok FROM optout.checks WHERE name = 'aliases';
+DELETE FROM optout.opt_out_period WHERE user_id = 'alice';
+SELECT ok FROM optout.checks WHERE name = 'aliases';
+ROLLBACK;
+SELECT ok FROM optout.checks WHERE name = 'aliases';
+
 -- The filter says what it says in the status.
 SELECT c.ok = (s.shared_filter = 'ready') AS ok, c.detail = s.shared_filter AS detail FROM optout.checks c, optout.status s WHERE c.name = 'filter';
 

@@ -36,7 +36,18 @@ my $event_tables = q{
 	ALTER TABLE renamed RENAME COLUMN old_org TO org;
 
 	CREATE TABLE document (n int, device text, at timestamp, doc json);
-	SELECT optout.guard('document', ARRAY['device', '$.user."it''s \\"id"'], NULL, 'at', 'doc', 'Europe/Berlin', 'o''brien & söhne');};
+	SELECT optout.guard('document', ARRAY['device', '$.user."it''s \\"id"'], NULL, 'at', 'doc', 'Europe/Berlin', 'o''brien & söhne');
+
+	CREATE SCHEMA "wH";
+	SELECT optout.guard_schema('"wH"', ARRAY['user_id', 'Device', '$.u'], NULL, 'at', 'data', 'UTC', 'acme');
+	CREATE TABLE "wH".made (n int PRIMARY KEY, user_id text UNIQUE, at timestamp CHECK (at > '2000-01-01'));
+	CREATE TABLE "wH".doc (n int PRIMARY KEY REFERENCES "wH".made, "Device" text, data jsonb);
+	CREATE TABLE "wH".by_hand (n int PRIMARY KEY, user_id text);
+	SELECT optout.guard('"wH".by_hand');
+	CREATE TABLE "wH".parted (k int, user_id text) PARTITION BY LIST (k);
+	CREATE TABLE "wH".parted_1 PARTITION OF "wH".parted FOR VALUES IN (1);
+	CREATE TABLE "wH".parted_2 (LIKE "wH".parted);
+	ALTER TABLE "wH".parted ATTACH PARTITION "wH".parted_2 FOR VALUES IN (2);};
 
 # What there is to lose.  Events come first, so that there are some of users who
 # were opted out later.
@@ -58,6 +69,7 @@ $node->safe_psql('source', qq{
 
 	INSERT INTO event SELECT row_number() OVER (), user_id, 'old' FROM person WHERE organization = 'default';
 	INSERT INTO parted SELECT organization, now(), user_id, x FROM person, (VALUES ('a'), ('b')) AS x (x);
+	INSERT INTO "wH".parted SELECT x, user_id FROM person, (VALUES (1), (2)) AS x (x) WHERE organization = 'acme';
 
 	SELECT optout.enroll(array_agg(user_id), organization) FROM person GROUP BY organization;
 	SELECT optout.enroll('bob', 'acme', 'Bob "the" Builder', 'bob@example.org');
@@ -70,6 +82,9 @@ $node->safe_psql('source', qq{
 	INSERT INTO optout.discard_ledger VALUES
 		('acme', '2026-05-03 10:00+00', 1, 12), ('acme', '2026-05-03 10:00+00', 2, 9223372036854775807),
 		('with space', '2026-05-03 11:00+00', 1, 7);
+	INSERT INTO optout.purge_ledger VALUES
+		('2026-05-03 10:00:00.123456+00', 'acme''s Admin', 'o''brien & söhne', '"Odd ""Schema"""."Event''s"', 9223372036854775807),
+		('2026-05-03 10:00:00.123456+00', 'acme''s Admin', 'o''brien & söhne', 'public.event', 0);
 
 	SELECT optout.grant_authority('"acme''s Admin"', 'acme', 'administer');
 	SELECT optout.grant_authority('reader', 'o''brien & söhne', 'read');
@@ -89,6 +104,8 @@ my %contents = (
 	opt_out_period => 'SELECT * FROM optout.opt_out_period ORDER BY organization, user_id, opted_out_at',
 	# not what the test itself discards while it asks the filter
 	discard_ledger => q{SELECT * FROM optout.discard_ledger WHERE hour < '2026-06-01' ORDER BY organization, hour, slot},
+	guard_rule => 'SELECT * FROM optout.guard_rule ORDER BY schema',
+	purge_ledger => 'SELECT * FROM optout.purge_ledger ORDER BY purged_at, relation',
 	authority => q{
 		SELECT organization, role::text, privilege FROM optout.authority
 		 WHERE role IN (SELECT oid FROM pg_roles) ORDER BY organization, role::text, privilege});
@@ -105,7 +122,7 @@ my $answers = q{
 
 my $guards = 'SELECT * FROM optout.guarded ORDER BY relation::text';
 my $all_guards_fire = q{
-	SELECT count(*), bool_and(tgenabled = 'A') FROM pg_trigger WHERE tgname = 'optout_guard'};
+	SELECT count(*), bool_and(tgenabled = 'A') FROM pg_trigger WHERE tgfoid = 'optout.discard_opted_out'::regproc};
 
 my $privileges = q{
 	SELECT o.name, a.grantor::regrole, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END,
@@ -124,7 +141,8 @@ my $expected_guards = $node->safe_psql('source', $guards);
 my $expected_privileges = $node->safe_psql('source', $privileges);
 my $events = q{
 	SELECT 'event', event_id::text, user_id, what FROM event
-	UNION ALL SELECT 'parted', org, uid, what FROM parted ORDER BY 1, 2, 3, 4};
+	UNION ALL SELECT 'parted', org, uid, what FROM parted
+	UNION ALL SELECT 'ruled', NULL, user_id, k::text FROM "wH".parted ORDER BY 1, 2, 3, 4};
 my $expected_events = $node->safe_psql('source', $events);
 
 is($node->safe_psql('source', q{
@@ -134,12 +152,16 @@ is($node->safe_psql('source', q{
 is( $expected_guards,
 	join("\n",
 		'"Odd ""Schema"""."Event\'s"|User "Id"|Org\'n||always|{"User \"Id\""}||||f',
+		'"wH".by_hand|user_id|||always|{user_id}||||f',
+		'"wH".doc||||always|{Device,$.u}|data|UTC|acme|t',
+		'"wH".made|user_id||at|always|{user_id}||UTC|acme|t',
+		'"wH".parted|user_id|||always|{user_id}||UTC|acme|t',
 		q(document|||at|always|{device,"$.user.\"it's \\\\\"id\""}|doc|Europe/Berlin|o'brien & söhne|f),
 		'event|user_id|||always|{user_id}||||f',
 		'parted|uid|org|at|always|{uid}||||f',
 		'renamed|old_id|org||always|{old_id}||||f'),
 	'guards of the source');
-is($node->safe_psql('source', $all_guards_fire), '7|t', 'guards of partitions too');
+is($node->safe_psql('source', $all_guards_fire), '13|t', 'guards of partitions too');
 
 # Every guarded table is offered one event of an opted-out user and one of
 # somebody else, on every path; the latter alone must be stored.
@@ -151,7 +173,7 @@ sub check_guards
 			$dbname, q{
 		BEGIN;
 		DELETE FROM event;
-		TRUNCATE parted, "Odd ""Schema"""."Event's", renamed, document;
+		TRUNCATE parted, "Odd ""Schema"""."Event's", renamed, document, "wH".made, "wH".doc, "wH".by_hand, "wH".parted;
 
 		INSERT INTO event VALUES (1, 'alice', 'INSERT'), (2, 'bob', 'INSERT');
 		INSERT INTO event VALUES (2, 'alice', 'conflict') ON CONFLICT (event_id) DO UPDATE SET what = EXCLUDED.what;
@@ -181,11 +203,25 @@ sub check_guards
 		INSERT INTO document VALUES (1, 'bob', NULL, '{"user": {"it''s \"id": "alice", "it''s": "bob"}}'), (2, 'alice', NULL, NULL),
 			(3, 'bob', NULL, '{"user": {"it''s": "alice"}}');
 
+		INSERT INTO "wH".made VALUES (1, 'alice'), (2, 'bob'), (3, 'nobody');
+		INSERT INTO "wH".doc VALUES (2, 'alice', NULL), (2, NULL, '{"u": "alice"}'), (3, 'bob', '{"u": "bob"}');
+		INSERT INTO "wH".by_hand VALUES (1, 'alice'), (2, 'bob');
+		INSERT INTO "wH".parted VALUES (1, 'alice'), (2, 'alice'), (1, 'bob'), (2, 'bob');
+		-- and tables to come
+		CREATE TABLE "wH".more AS SELECT u AS user_id FROM unnest('{alice,bob}'::text[]) u;
+		CREATE TABLE "wH".parted_3 (LIKE "wH".parted);
+		INSERT INTO "wH".parted_3 VALUES (3, 'alice'), (3, 'bob');
+		ALTER TABLE "wH".parted ATTACH PARTITION "wH".parted_3 FOR VALUES IN (3);
+		INSERT INTO "wH".parted VALUES (3, 'alice');
+
 		SELECT string_agg(event_id || ' ' || user_id || ' ' || what, ', ' ORDER BY event_id) FROM event;
 		SELECT string_agg(uid || ' ' || what, ', ' ORDER BY uid, what) FROM parted;
 		SELECT string_agg("Org'n" || ' ' || "User ""Id""", ', ' ORDER BY 1) FROM "Odd ""Schema"""."Event's";
 		SELECT string_agg(old_id || ' ' || org, ', ') FROM renamed;
 		SELECT string_agg(n::text, ' ') FROM document;
+		SELECT (SELECT string_agg(user_id, ' ' ORDER BY n) FROM "wH".made), (SELECT string_agg(n::text, ' ') FROM "wH".doc),
+			   (SELECT string_agg(user_id, ' ') FROM "wH".by_hand), (SELECT string_agg(k || user_id, ' ' ORDER BY k) FROM "wH".parted),
+			   (SELECT string_agg(user_id, ' ') FROM "wH".more);
 		ROLLBACK}),
 		join("\n",
 			'21',
@@ -193,7 +229,8 @@ sub check_guards
 			'" a, " b, bob a, bob b, bob b',
 			'acme bob, nowhere alice',
 			'bob acme',
-			'3'),
+			'3',
+			'bob nobody|3|bob|1bob 2bob 3bob|bob'),
 		"$what: guards discard");
 }
 
@@ -216,20 +253,22 @@ sub check_restored
 		# knows one column of ids it must not make less of a guard of several.
 		is( $server->safe_psql($dbname, q{
 				SELECT relation, fires FROM optout.guarded ORDER BY relation::text}),
-			join("\n", qq{"Odd ""Schema"""."Event's"|$but{fires}}, "document|$but{fires}", "event|$but{fires}",
+			join("\n", qq{"Odd ""Schema"""."Event's"|$but{fires}}, (map { qq{"wH".$_|$but{fires}} } 'by_hand', 'doc', 'made'), qq{"wH".parted|always},
+				(map { qq{"wH".$_|$but{fires}} } 'parted_1', 'parted_2'), "document|$but{fires}", "event|$but{fires}",
 				"parted|always", "parted_a|$but{fires}", "parted_b|$but{fires}", "renamed|$but{fires}"),
 			"$what: view tells of altered guards");
 		my $again = q{
 			SELECT optout.guard(relation, user_id, organization, occurred_at)
-			  FROM optout.guarded WHERE NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = relation)};
+			  FROM optout.guarded WHERE NOT by_rule AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = relation)};
 		like(errors_of($server, $again, dbname => $dbname), qr/ERROR:  22004: the user_id column must not be null/, "$what: guard() in the form of 1.1");
 		$server->safe_psql($dbname, "$again AND user_id IS NOT NULL");
 		$server->safe_psql($dbname, q{
 			SELECT optout.guard(relation, user_ids, organization::text, occurred_at::text, payload, time_zone, fixed_organization)
-			  FROM optout.guarded WHERE fires <> 'always'});
+			  FROM optout.guarded WHERE NOT by_rule AND fires <> 'always';
+			SELECT optout.repair()});
 	}
 	is($server->safe_psql($dbname, $guards), $expected_guards, "$what: guards");
-	is($server->safe_psql($dbname, $all_guards_fire), '7|t', "$what: all guards fire always");
+	is($server->safe_psql($dbname, $all_guards_fire), '13|t', "$what: all guards fire always");
 	check_guards($server, $dbname, $what);
 
 	is($server->safe_psql($dbname, $privileges), $but{privileges} // $expected_privileges, "$what: privileges");
@@ -282,9 +321,18 @@ for my $server ($node, $other)
 {
 	my $where = $server == $node ? 'same server' : 'another server';
 
-	$server->safe_psql('postgres', "CREATE DATABASE $_ TEMPLATE template0") for 'plain', 'custom';
+	$server->safe_psql('postgres', "CREATE DATABASE $_ TEMPLATE template0") for 'plain', 'custom', 'single';
 	run_psql($server, 'plain', "$dir/plain.sql", "$where: psql restores");
 	check_restored($server, 'plain', "$where, plain");
+
+	# in one transaction; and over what there is
+	for my $clean ([], [ '--clean', '--if-exists' ])
+	{
+		$server->command_ok(
+			[ 'pg_restore', '-1', '-e', @$clean, '-d', $server->connstr('single'), "$dir/custom.dump" ],
+			"$where: pg_restore -1 @$clean");
+	}
+	check_restored($server, 'single', "$where, single transaction");
 
 	# in two steps, or the guard of the partitioned table could come before the
 	# data of its partitions
@@ -309,13 +357,14 @@ my $prepare = qq{
 	GRANT SELECT ON optout.product_user TO reader;
 	SELECT optout.grant_authority(r, 'none', 'administer')
 	  FROM unnest(ARRAY['"acme''s Admin"'::regrole, 'everywhere']) AS r;
-	TRUNCATE optout.authority};
+	TRUNCATE optout.authority, optout.guard_rule};
 $other->safe_psql('postgres', "CREATE DATABASE $_ TEMPLATE template0") for 'data', 'data_disable';
 $other->safe_psql($_, $prepare) for 'data', 'data_disable';
 
 my $expected_accepted = $node->safe_psql('source', q{
 	SELECT 'event', event_id::text, user_id, what FROM event WHERE optout.accepts(user_id)
-	UNION ALL SELECT 'parted', org, uid, what FROM parted WHERE optout.accepts(uid, org, at) ORDER BY 1, 2, 3, 4});
+	UNION ALL SELECT 'parted', org, uid, what FROM parted WHERE optout.accepts(uid, org, at)
+	UNION ALL SELECT 'ruled', NULL, user_id, k::text FROM "wH".parted WHERE optout.accepts(user_id, 'acme') ORDER BY 1, 2, 3, 4});
 isnt($expected_accepted, $expected_events, 'dump holds events of users opted out since');
 
 run_psql($other, 'data', "$dir/data.sql", 'data only: psql restores');

@@ -20,7 +20,7 @@ $primary->safe_psql('postgres', q{
 	CREATE TABLE unguarded (user_id text)});
 
 $primary->backup('base');
-my $standby = PostgreSQL::Test::Cluster->new('standby');
+my $standby = OptoutTest::Server->new('standby');
 $standby->init_from_backup($primary, 'base', has_streaming => 1);
 $standby->start;
 

@@ -33,7 +33,7 @@ sub replayed
 
 sub add_standby
 {
-	my $standby = PostgreSQL::Test::Cluster->new('server' . ++$number);
+	my $standby = OptoutTest::Server->new('server' . ++$number);
 
 	$servers[-1]->backup("base$number");
 	$standby->init_from_backup($servers[-1], "base$number", has_streaming => 1);

@@ -214,7 +214,7 @@ $_->quit for splice @open;
 SKIP:
 {
 	my $old = $target;
-	my $new = PostgreSQL::Test::Cluster->new('upgraded');
+	my $new = OptoutTest::Server->new('upgraded');
 	my ($stdout, $stderr);
 
 	prepare('empty');
@@ -222,7 +222,7 @@ SKIP:
 	$old->command_ok(restore('custom'), 'restored for pg_upgrade');
 	my $before = $old->safe_psql('events', $contents);
 
-	$new->init(extra => [ '--encoding=UTF8', '--locale=C' ]);
+	$new->init;
 	$new->append_conf('postgresql.conf', $settings);
 	$old->stop;
 

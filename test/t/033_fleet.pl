@@ -245,7 +245,7 @@ is(discarded(1), discarded(2), 'a list copied anew');
 
 # Standbys for reports: with a slot, without, and one behind the first
 $authority->backup('base');
-my @standbys = map { PostgreSQL::Test::Cluster->new("report$_") } 1 .. 3;
+my @standbys = map { OptoutTest::Server->new("report$_") } 1 .. 3;
 for my $standby (@standbys)
 {
 	$standby->init_from_backup($authority, 'base', has_streaming => 1);

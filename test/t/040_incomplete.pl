@@ -34,7 +34,7 @@ $ingest->safe_psql('postgres', q{
 	INSERT INTO staging VALUES ('alice'), ('bob'), (NULL);
 	ANALYZE staging});
 $ingest->backup('base');
-my $report = PostgreSQL::Test::Cluster->new('report');
+my $report = OptoutTest::Server->new('report');
 $report->init_from_backup($ingest, 'base', has_streaming => 1);
 $report->start;
 
@@ -50,7 +50,10 @@ my %question = (
 	'event time' => q{SELECT optout.accepts('alice', occurred_at => now())},
 	guard => q{INSERT INTO event SELECT * FROM staging},
 	'guard, update' => q{INSERT INTO event VALUES (NULL); UPDATE event SET user_id = 'alice'},
-	sign_in => q{SELECT optout.sign_in('alice')});
+	sign_in => q{SELECT optout.sign_in('alice')},
+	purge => q{CALL optout.purge('{alice}')},
+	'purge, dry run' => q{CALL optout.purge('{alice}', dry_run => true)},
+	stored_events => q{SELECT optout.stored_events('{alice}')});
 
 # Every question is an error, to everybody.
 sub refused

@@ -27,7 +27,7 @@ $authority->safe_psql('postgres', q{
 	CREATE TABLE event (user_id text);
 	CREATE PUBLICATION opt_outs FOR TABLE optout.opt_out_period});
 $authority->backup('base');
-my $standby = PostgreSQL::Test::Cluster->new('standby');
+my $standby = OptoutTest::Server->new('standby');
 $standby->init_from_backup($authority, 'base', has_streaming => 1);
 $standby->start;
 $ingest->safe_psql('postgres', 'CREATE EXTENSION optout');

@@ -1,6 +1,6 @@
-# What the TAP tests share: a server with the extension, and psql sessions that
-# stay open while the test does something else.  PostgreSQL's own background
-# sessions differ from version to version.
+# What the TAP tests share: servers with the extension, and psql sessions that stay
+# open while the test does something else.  PostgreSQL's own background sessions
+# differ from version to version.
 package OptoutTest;
 
 use strict;
@@ -17,10 +17,9 @@ our @EXPORT = qw(new_server errors_of stored ingest_tables offer check_exact wai
 sub new_server
 {
 	my ($name, $init, $settings) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my $node = OptoutTest::Server->new($name);
 
-	$node->init(%{ $init // {} },
-		extra => [ '--encoding=UTF8', '--locale=C', @{ ($init // {})->{extra} // [] } ]);
+	$node->init(%{ $init // {} });
 	$node->append_conf('postgresql.conf', $settings) if defined $settings;
 	$node->start;
 	return $node;
@@ -122,27 +121,134 @@ sub check_exact
 		'0|0', "$what: filter and ledger are exact");
 }
 
+# A server as PostgreSQL's own tests have it.  That one starts a program for every
+# server and for every query, which takes longer than most of what is asked.
+package OptoutTest::Server;
+
+use strict;
+use warnings;
+use Fcntl ':flock';
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils ();    # or its functions would be methods
+use Test::More ();
+use Time::HiRes ();
+
+our @ISA = ('PostgreSQL::Test::Cluster');
+
+my @initdb_options = ('--encoding=UTF8', '--locale=C');
+my $servers = 0;
+
+# The first server of a test gets a copy of a data directory that is made once for
+# all tests, the second one of another, and so on: each has its own system identifier.
+sub init
+{
+	my ($self, %params) = @_;
+	my $shared = "$PostgreSQL::Test::Utils::tmp_check/initdb" . ++$servers;
+	my $run = \&PostgreSQL::Test::Utils::system_or_bail;
+
+	open(my $lock, '>', "$shared.lock") or die $!;
+	flock($lock, LOCK_EX) or die $!;
+	if (!-d $shared)
+	{
+		$run->('initdb', '-D', "$shared.new", '-A', 'trust', '-N', @initdb_options);
+		rename("$shared.new", $shared) or die $!;
+	}
+	close($lock);
+
+	no warnings 'redefine';
+	local *PostgreSQL::Test::Utils::system_or_bail = sub {
+		$run->($_[0] eq 'initdb' ? ('cp', '-R', $shared, $self->data_dir) : @_);
+	  }
+	  unless $params{extra};
+	$self->SUPER::init(%params, extra => [ @initdb_options, @{ $params{extra} // [] } ]);
+}
+
+# In a session of its own, as there, but by a psql process that serves others later.
+sub psql
+{
+	my ($self, $dbname, $sql, %params) = @_;
+
+	# whatever else is wanted takes a process of its own
+	return $self->SUPER::psql($dbname, $sql, %params)
+	  if grep { !/^(stdout|stderr|on_error_stop|on_error_die)$/ } keys %params;
+
+	local %ENV = $self->_get_env();
+	my $session = OptoutTest::Session->connect($self->connstr($dbname),
+		verbosity => 'default', on_error_stop => $params{on_error_stop} // 1);
+	my ($status, $out, $err) = $session->run($sql);
+
+	$session->quit;
+	die "psql ends with status $status: $err\nwhile running $sql" if $status && $params{on_error_die};
+	${ $params{stdout} } = $out if $params{stdout};
+	${ $params{stderr} } = $err if $params{stderr};
+	return wantarray ? ($status, $out, $err) : $status;
+}
+
+sub poll_query_until
+{
+	my ($self, $dbname, $query, $expected) = @_;
+	my $until = time + $PostgreSQL::Test::Utils::timeout_default;
+	my ($out, $err);
+
+	while (time < $until)
+	{
+		$self->psql($dbname, $query, stdout => \$out, stderr => \$err);
+		return 1 if $out eq ($expected // 't') && $err eq '';
+		Time::HiRes::usleep(20_000);
+	}
+	Test::More::diag("still \"$out\", $err\nfrom $query");
+	return 0;
+}
+
 package OptoutTest::Session;
 
 use strict;
 use warnings;
+use IO::Socket::UNIX;
 use IPC::Run;
 use PostgreSQL::Test::Utils;
+
+# Idle psql processes, by the environment in which they were started.  psql ends
+# without a connection, so each has one to this process meanwhile.
+my %idle;
+my $directory = PostgreSQL::Test::Utils::tempdir_short();
+my $listener = IO::Socket::UNIX->new(Local => "$directory/.s.PGSQL.1", Listen => 5) or die $!;
+my $greeting = join('', map { pack('a N a*', $_->[0], 4 + length $_->[1], $_->[1]) } [ R => pack('N', 0) ],
+	[ S => "client_encoding\0UTF8\0" ], [ S => "standard_conforming_strings\0on\0" ], [ Z => 'I' ]);
 
 sub new
 {
 	my ($class, $node, %params) = @_;
-	my $self = bless { in => '', out => '', err => '', started => 0 }, $class;
+	my $self = $class->connect($node->connstr($params{dbname} // 'postgres'));
 
-	$self->{timer} = IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default);
-	$self->{psql} = IPC::Run::start(
-		[
-			'psql', '-XAtq', '-v', 'VERBOSITY=verbose',
-			'-d', $node->connstr($params{dbname} // 'postgres'), '-f', '-'
-		],
-		'<', \$self->{in}, '>', \$self->{out}, '2>', \$self->{err},
-		$self->{timer});
 	$self->{pid} = $self->query('SELECT pg_backend_pid()');
+	return $self;
+}
+
+# Connect a psql process: one that is idle, or a new one.
+sub connect
+{
+	my ($class, $connstr, %params) = @_;
+	my $environment = join("\n", map { "$_=$ENV{$_}" } grep { /^PG/ } sort keys %ENV);
+	my $process = pop @{ $idle{$environment} };
+	my $self = bless { process => $process }, $class;
+
+	if ($process)
+	{
+		my $quoted = $connstr =~ s/([\\'])/\\$1/gr;
+
+		$self->send("\\set ON_ERROR_STOP 1\n\\connect -reuse-previous=off '$quoted'\n");
+		delete $process->{idle};
+	}
+	else
+	{
+		$self->{process} = $process = { in => '', out => '', err => '', started => 0, environment => $environment };
+		$process->{timer} = IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default);
+		$process->{psql} = IPC::Run::start([ 'psql', '-XAtq', '-d', $connstr, '-f', '-' ],
+			'<', \$process->{in}, '>', \$process->{out}, '2>', \$process->{err}, $process->{timer});
+	}
+	$self->send("\\set VERBOSITY " . ($params{verbosity} // 'verbose')
+		  . "\n\\set ON_ERROR_STOP " . ($params{on_error_stop} // 0) . "\n");
 	return $self;
 }
 
@@ -157,10 +263,12 @@ sub pid
 sub send
 {
 	my ($self, $input) = @_;
+	my $process = $self->{process};
 
-	$self->{timer}->start;
-	$self->{in} .= $input;
-	$self->{psql}->pump_nb while length $self->{in};
+	$process->{timer}->start;
+	$process->{in} .= $input;
+	eval { $process->{psql}->pump_nb while length $process->{in} };
+	die "psql has ended: $process->{err}" if length $process->{in};
 }
 
 # Begin statements and do not wait for them; finish() does.
@@ -175,23 +283,39 @@ sub begin
 sub _marker
 {
 	my ($self) = @_;
-	my $marker = 'statement ' . ++$self->{started} . ' done';
+	my $marker = 'statement ' . ++$self->{process}{started} . ' done';
 
 	return "\\echo $marker\n\\warn $marker\n";
+}
+
+sub _done
+{
+	my ($self) = @_;
+	my $process = $self->{process};
+	my $marker = "statement $process->{started} done\n";
+
+	return $process->{out} =~ /\Q$marker\E/ && $process->{err} =~ /\Q$marker\E/;
 }
 
 # Wait for what begin() began; returns its output and what it reported.
 sub finish
 {
 	my ($self) = @_;
-	my $marker = "statement $self->{started} done\n";
+	my $process = $self->{process};
 
-	$self->{timer}->start;
-	$self->{psql}->pump
-	  until $self->{out} =~ /\Q$marker\E/ && $self->{err} =~ /\Q$marker\E/;
+	$process->{timer}->start;
+	$process->{psql}->pump until $self->_done;
+	return $self->_result;
+}
 
-	my ($out, $err) = ($self->{out}, $self->{err});
-	$self->{out} = $self->{err} = '';
+sub _result
+{
+	my ($self) = @_;
+	my $process = $self->{process};
+	my $marker = "statement $process->{started} done\n";
+	my ($out, $err) = ($process->{out}, $process->{err});
+
+	$process->{out} = $process->{err} = '';
 	s/\n?\Q$marker\E// for $out, $err;
 	return ($out, $err);
 }
@@ -201,11 +325,9 @@ sub finish
 sub poll
 {
 	my ($self) = @_;
-	my $marker = "statement $self->{started} done\n";
-	my $done = sub { $self->{out} =~ /\Q$marker\E/ && $self->{err} =~ /\Q$marker\E/ };
 
-	$self->{psql}->pump_nb unless $done->();
-	return $done->() ? $self->finish : ();
+	$self->{process}{psql}->pump_nb unless $self->_done;
+	return $self->_done ? $self->_result : ();
 }
 
 # Execute statements that must succeed; returns their output.
@@ -228,6 +350,26 @@ sub query_fails
 	my ($out, $err) = $self->finish;
 	die "\"$sql\" did not fail: $out" unless $err =~ /(ERROR|FATAL|PANIC):/;
 	return $err;
+}
+
+# Execute a script, as a psql of its own would; returns the exit status, too.
+sub run
+{
+	my ($self, $sql) = @_;
+	my $process = $self->{process};
+	my @result = eval {
+		$self->send($sql . ($sql =~ /(;|^\\.*)\s*\z/m ? "\n" : "\n;\n") . $self->_marker);
+		$self->finish;
+	};
+
+	return (0, @result) if @result;
+	die $@ if $process->{timer}->is_expired;
+
+	# it has ended at an error or with the connection
+	delete $self->{process};
+	$process->{psql}->finish;
+	chomp($process->{out}, $process->{err});
+	return ($process->{psql}->result(0), $process->{out}, $process->{err});
 }
 
 # COPY ... FROM STDIN: begin_copy(), send() of lines, end_copy().
@@ -261,12 +403,19 @@ sub wait_for_lock
 sub quit
 {
 	my ($self) = @_;
+	my $process = $self->{process} or return;
 
-	# not by end of file, for servers started since have inherited the pipe
 	eval {
-		$self->send("\\q\n");
-		$self->{psql}->finish;
-	};
+		$self->send($self->_marker);
+		$self->finish;
+		$self->send("\\connect -reuse-previous=off 'host=$directory port=1'\n" . $self->_marker);
+		$process->{idle} = $listener->accept;
+		sysread($process->{idle}, my $startup, 10_000);
+		syswrite($process->{idle}, $greeting);
+		$self->finish;
+		push @{ $idle{ $process->{environment} } }, $process;
+	} or eval { $process->{psql}->finish };
+	delete $self->{process};
 }
 
 1;

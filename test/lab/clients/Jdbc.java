@@ -35,9 +35,13 @@ public class Jdbc {
 	// --- writers
 
 	static void tell(Connection db, String way, String reported) throws SQLException {
+		tell(db, way, EVENTS.length, reported);
+	}
+
+	static void tell(Connection db, String way, int offered, String reported) throws SQLException {
 		try (ResultSet t = db.createStatement().executeQuery("SELECT * FROM tally()")) {
 			t.next();
-			print(way, EVENTS.length, reported, t.getString(1), t.getString(2));
+			print(way, offered, reported, t.getString(1), t.getString(2));
 		}
 	}
 
@@ -52,7 +56,7 @@ public class Jdbc {
 				tell(db, "executeUpdate", counts.toString());
 			}
 			try (PreparedStatement insert = db.prepareStatement(INSERT.replace("event", "event_in"))) {
-				tell(db, "executeBatch, view", Arrays.toString(executeBatch(insert)));
+				tell(db, "executeBatch, view", Arrays.toString(executeBatch(insert, EVENTS)));
 			}
 			try (PreparedStatement insert = db.prepareStatement(INSERT, Statement.RETURN_GENERATED_KEYS)) {
 				StringJoiner keys = new StringJoiner(" ");
@@ -63,9 +67,11 @@ public class Jdbc {
 				}
 				tell(db, "executeUpdate, getGeneratedKeys", keys.toString());
 			}
-			batch(db, "executeBatch");
+			batch(db, "executeBatch", INSERT, EVENTS);
+			batch(db, "executeBatch, upsert",
+				"INSERT INTO keyed (id, user_id) VALUES (gen_random_uuid(), ?) ON CONFLICT (id) DO UPDATE SET user_id = EXCLUDED.user_id", EVENTS);
 			PreparedStatement insert = db.prepareStatement(INSERT, Statement.RETURN_GENERATED_KEYS);
-			int[] counts = executeBatch(insert);
+			int[] counts = executeBatch(insert, EVENTS);
 			ResultSet keys = insert.getGeneratedKeys();
 			int n = 0;
 			while (keys.next())
@@ -75,21 +81,25 @@ public class Jdbc {
 			copy(db, "COPY, WHERE", "COPY unguarded (user_id) FROM STDIN WHERE optout.accepts(user_id)");
 		}
 		try (Connection db = connect("writer", "reWriteBatchedInserts=true")) {
-			batch(db, "executeBatch, reWriteBatchedInserts");
+			batch(db, "executeBatch, reWriteBatchedInserts", INSERT, EVENTS);
+			batch(db, "the same, all discarded", INSERT, "alice", "alice");
+			// it makes a statement of four and one of a single row
+			batch(db, "the same, one statement of two discarded", INSERT, "bob", "alice", "carol", "dave", "alice");
 		}
 	}
 
-	static int[] executeBatch(PreparedStatement insert) throws SQLException {
-		for (String user : EVENTS) {
+	static int[] executeBatch(PreparedStatement insert, String... events) throws SQLException {
+		for (String user : events) {
 			insert.setString(1, user);
 			insert.addBatch();
 		}
 		return insert.executeBatch();
 	}
 
-	static void batch(Connection db, String way) throws SQLException {
-		try (PreparedStatement insert = db.prepareStatement(INSERT)) {
-			tell(db, way, Arrays.toString(executeBatch(insert)).replace("" + Statement.SUCCESS_NO_INFO, "SUCCESS_NO_INFO"));
+	static void batch(Connection db, String way, String sql, String... events) throws SQLException {
+		try (PreparedStatement insert = db.prepareStatement(sql)) {
+			String counts = Arrays.toString(executeBatch(insert, events)).replace("" + Statement.SUCCESS_NO_INFO, "SUCCESS_NO_INFO");
+			tell(db, way, events.length, counts);
 		}
 	}
 

@@ -23,6 +23,7 @@ CREATE ROLE writer LOGIN;
 CREATE ROLE acme_writer LOGIN;
 ALTER ROLE acme_writer SET optout.organization = 'acme';
 GRANT INSERT, SELECT ON event, keyed, unguarded, event_in TO writer, acme_writer;
+GRANT UPDATE ON event, keyed TO writer;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO writer, acme_writer;
 GRANT EXECUTE ON FUNCTION optout.accepts(text, text, timestamptz) TO writer, acme_writer;
 

@@ -7,7 +7,7 @@
 
 -- The extension's owner is no superuser, or everything would be permitted.
 CREATE ROLE fuzz_owner SUPERUSER LOGIN;
--- may administer two organisations, owns the event tables
+-- may administer two organizations, owns the event tables
 CREATE ROLE fuzz_admin LOGIN;
 -- may execute everything, and has authority over nothing
 CREATE ROLE fuzz_stranger LOGIN;
@@ -61,6 +61,7 @@ CREATE TABLE "Odd ""table'; --" (LIKE event_plain);
 CREATE TABLE event_parent (LIKE event_plain);
 CREATE TABLE event_child () INHERITS (event_parent);
 CREATE UNLOGGED TABLE event_unlogged (LIKE event_plain);
+CREATE TABLE event_doc (user_id text, device varchar, organization text, at timestamp, doc json, docb jsonb, n serial);
 CREATE TABLE sink (t text);
 CREATE INDEX event_index ON event (md5(user_id));
 CREATE INDEX event_part_index ON event_part (n);
@@ -72,7 +73,8 @@ RESET ROLE;
 CREATE FOREIGN DATA WRAPPER nothing;
 CREATE SERVER nowhere FOREIGN DATA WRAPPER nothing;
 CREATE FOREIGN TABLE event_foreign (user_id text) SERVER nowhere;
-GRANT SELECT, INSERT, UPDATE, DELETE ON event, event_uuid, event_bigint, event_part, event_plain, event_parent,
+GRANT USAGE ON SEQUENCE event_doc_n_seq TO PUBLIC;
+GRANT SELECT, INSERT, UPDATE, DELETE ON event, event_doc, event_uuid, event_bigint, event_part, event_plain, event_parent,
 	event_unlogged, event_view, sink TO PUBLIC;
 
 ----------------------------------------------------------------------
@@ -91,6 +93,7 @@ SELECT count(optout.enroll(ids, organization))
   FROM (SELECT array_agg(user_id), organization FROM member GROUP BY organization) AS m (ids, organization);
 SELECT count(optout.opt_out(user_id, organization, 'before'))  FROM member WHERE hashtext(user_id || organization) % 3 = 0;
 SELECT count(optout.opt_in(user_id, organization)) FROM member WHERE hashtext(user_id || organization) % 6 = 0;
+SELECT count(optout.link(user_id, ARRAY['d' || user_id, 'e' || user_id], organization)) FROM member WHERE hashtext(user_id) % 2 = 0;
 DELETE FROM optout.product_user WHERE user_id = 'u20';
 
 ----------------------------------------------------------------------
@@ -144,6 +147,30 @@ INSERT INTO value VALUES
 INSERT INTO value
 SELECT 'text[]', 'user_ids', '(SELECT array_agg(''many'' || i) FROM generate_series(1, 1500) i)' FROM generate_series(1, 4);
 
+-- where guards find several ids; and aliases
+INSERT INTO value
+SELECT 'text[]', 'sources', quote_literal(v)
+  FROM unnest(ARRAY['{user_id}', '{user_id,device}', '{device,$.user.id}', '{$.user.id,$.anonymousId}', '{$.id}', '{"$.a.\"a b\".id",user_id}', '{user_id,user_id}',
+	'{$.id,$.id}', '{$}', '{$.}', '{$.a[0]}', '{$.*}', '{$.a.b ? (@ > 1)}', '{strict $.a}', '{$.user.id.type()}', '{" $.id"}', '{"$.\"\""}', '{n}', '{nothing,user_id}', '{doc}',
+	'{$.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a}']) AS v;
+INSERT INTO value VALUES
+	('text[]', 'sources', '(SELECT array_agg(''$.k'' || i) FROM generate_series(1, 100) i)'),
+	('text[]', 'aliases', '(SELECT array_agg(alias ORDER BY random()) FROM (SELECT alias FROM optout.aliases WHERE organization = ''acme'' AND random() < 0.2) a)'),
+	('text[]', 'aliases', '(SELECT array_agg(''d'' || i) FROM generate_series(1, 1500) i)'),
+	('text[]', 'aliases', '(SELECT array_agg(DISTINCT user_id) FROM fuzz.member)');
+INSERT INTO value
+SELECT 'text[]', 'aliases', quote_literal(v) || '::text[]'
+  FROM unnest('{du1,du2,du3,eu1,x1,x2,u1}'::text[]) AS a, LATERAL (VALUES (ARRAY[a]), (ARRAY[a, 'dnew']), (ARRAY[a, a])) AS w (v);
+INSERT INTO value SELECT 'character varying', NULL, quote_nullable(v) FROM unnest(ARRAY[NULL, '', '$', '$.', '$.a[*]', 'nothing', repeat('x', 2000), 'user_id', '$.org.name']) AS v;
+INSERT INTO value SELECT 'character varying', 'organization', quote_nullable(v) FROM unnest(ARRAY['organization', 'organization', NULL, NULL, '$.org']) AS v;
+INSERT INTO value SELECT 'character varying', 'occurred_at', quote_nullable(v) FROM unnest(ARRAY['at', 'at', NULL, '$.at', 'occurred_at']) AS v;
+INSERT INTO value SELECT 'text', 'time_zone', quote_nullable(v) FROM unnest(ARRAY['UTC', 'UTC', 'America/New_York', 'EST5EDT', 'nowhere', NULL, '+05:30', '<+05>-5', '']) AS v;
+INSERT INTO value SELECT 'text', 'fixed_organization', quote_nullable(v) FROM unnest(ARRAY[NULL, NULL, 'acme', 'globex', '*', '']) AS v;
+INSERT INTO value SELECT 'text', 'view', quote_nullable(v) FROM unnest(ARRAY['fuzz_view', 'fuzz.fuzz_view', 'fuzz.event', 'optout.aliases', 'pg_temp.fuzz_view', 'no.such', 'a.b.c.d', '"', NULL]) AS v;
+INSERT INTO value VALUES ('oid', NULL, 'NULL'), ('oid', NULL, '0'), ('oid', NULL, '4294967295'),
+	('oid', NULL, '(SELECT oid FROM pg_trigger ORDER BY random() LIMIT 1)'),
+	('oid', 'guard', '(SELECT oid FROM pg_trigger WHERE tgfoid = ''optout.discard_opted_out''::regproc ORDER BY random() LIMIT 1)');
+
 INSERT INTO value
 SELECT 'timestamptz', NULL, quote_nullable(v)
   FROM unnest('{NULL,infinity,-infinity,4714-11-24 00:00:00+00 BC,0001-01-01 BC,1970-01-01,294276-12-31 23:59:59.999999+00,epoch,2000-01-01 00:00:00.000001}'::text[]) AS v;
@@ -181,12 +208,13 @@ INSERT INTO fuzz.value VALUES
 INSERT INTO fuzz.value SELECT 'regclass', 'relation', quote_literal(oid::regclass) FROM pg_class
  WHERE relnamespace = 'fuzz'::regnamespace AND relkind IN ('r', 'p') AND relname ~* 'event|odd';
 INSERT INTO fuzz.value SELECT 'regclass', 'relation', quote_literal('fuzz.' || relation)
-  FROM unnest('{event,event_uuid,event_bigint,event_part,event_plain,event_unlogged}'::text[]) AS relation, generate_series(1, 3);
+  FROM unnest('{event,event_uuid,event_bigint,event_part,event_plain,event_unlogged,event_doc,event_doc,event_doc}'::text[]) AS relation, generate_series(1, 3);
 INSERT INTO fuzz.value
 SELECT 'name', NULL, quote_nullable(v) FROM unnest(ARRAY[NULL, '', ' ', '*', 'ctid', 'tableoid', 'nothing', 'USER_ID', 'user_id; --', 'lower_id', 'twice',
 	'place', 'raw', 'ids', 'gone', '........pg.dropped.2........', repeat('x', 200), U&'\00fc', 'relname', 'oid']) AS v;
 INSERT INTO fuzz.value SELECT 'name', 'user_id', quote_literal(v) FROM unnest(ARRAY['user_id', 'user_id', 'user_id', 'User Id', 'a"b''; --', 'code', 'name', 'uid', 'big', 'small', 'n']) AS v;
 INSERT INTO fuzz.value SELECT 'name', 'organization', quote_nullable(v) FROM unnest(ARRAY['organization', 'organization', NULL, NULL, 'user_id', 'code', 'n']) AS v;
+INSERT INTO fuzz.value SELECT 'name', 'payload', quote_nullable(v) FROM unnest(ARRAY['doc', 'doc', 'docb', 'docb', NULL, 'n']) AS v;
 INSERT INTO fuzz.value SELECT 'name', 'occurred_at', quote_nullable(v) FROM unnest(ARRAY['at', 'at', 'occurred_at', NULL, NULL, 'user_id']) AS v;
 SET search_path = fuzz;
 INSERT INTO value SELECT 'regrole', NULL, v FROM unnest(ARRAY['NULL', '0', '1', '4294967295', '99999999', '''nobody''', '''pg_monitor''', '''public''', '''-''']) AS v;
@@ -199,6 +227,9 @@ INSERT INTO large SELECT 1, string_agg(md5(i::text), ''), array_agg('many' || i)
 ALTER TABLE large ALTER t SET STORAGE EXTENDED, ALTER a SET STORAGE MAIN;
 INSERT INTO large VALUES (2, repeat('x', 100000), array_fill('u1'::text, ARRAY[5000]));
 INSERT INTO large SELECT 3, string_agg(md5((i % 100)::text), ''), NULL FROM generate_series(1, 30000) i;
+
+-- documents, of the program of that name
+CREATE TABLE document (n integer, p integer, doc text, in_json text, in_jsonb text, special text);
 
 -- the same by column, for calls that depend on the row, many in a row
 CREATE TABLE row (
@@ -246,18 +277,27 @@ BEGIN
 	PERFORM optout.opt_out(user_id, organization, 'restored') FROM fuzz.member WHERE random() < 0.2;
 	PERFORM optout.opt_in(user_id, organization) FROM fuzz.member WHERE random() < 0.2;
 
+	-- aliases come back, too
+	PERFORM optout.unlink(array_agg(alias), organization, true) FROM optout.aliases WHERE alias !~ '^[de]' OR length(alias) > 40 OR random() < 0.1 GROUP BY organization;
+	PERFORM optout.link(user_id, ARRAY['d' || user_id, 'e' || user_id], organization)
+	   FROM fuzz.member
+	  WHERE hashtext(user_id) % 2 = 0 AND organization IN ('acme', 'default')
+		AND NOT EXISTS (SELECT FROM optout.aliases a WHERE a.organization = member.organization AND a.alias IN ('d' || member.user_id, 'e' || member.user_id));
+
+	PERFORM optout.guard('fuzz.event_doc', ARRAY['device', '$.user.id', '$.id'], '$.org', '$.at', 'doc', 'UTC');
 	PERFORM optout.guard('fuzz.event', 'user_id', 'organization', 'occurred_at'), optout.guard('fuzz.event_uuid', occurred_at => 'at'),
 			optout.guard('fuzz.event_bigint', organization => 'organization'), optout.guard('fuzz.event_unlogged');
 	-- not while a partition has one of its own
 	PERFORM optout.unguard(relation) FROM optout.guarded WHERE relation::text LIKE '%event_part_%';
 	PERFORM optout.guard('fuzz.event_part', organization => 'organization');
-	FOREACH event IN ARRAY '{fuzz.event,fuzz.event_uuid,fuzz.event_bigint,fuzz.event_part,fuzz.event_plain,fuzz.event_unlogged,fuzz.sink}'::regclass[] LOOP
+	FOREACH event IN ARRAY '{fuzz.event,fuzz.event_doc,fuzz.event_uuid,fuzz.event_bigint,fuzz.event_part,fuzz.event_plain,fuzz.event_unlogged,fuzz.sink}'::regclass[] LOOP
 		EXECUTE format('DELETE FROM %1$s WHERE random() < (SELECT (count(*) - 300.0) / (count(*) + 1) FROM %1$s)', event);
 	END LOOP;
 	INSERT INTO fuzz.event (user_id, organization, occurred_at) SELECT user_id, organization, at FROM fuzz.row WHERE organization <> '*' AND random() < 0.2;
 	INSERT INTO fuzz.event_part (user_id, organization, at, n) SELECT user_id, organization, at, n % 4 FROM fuzz.row WHERE organization <> '*' AND random() < 0.2;
 	INSERT INTO fuzz.event_uuid (user_id, at) SELECT uid, at FROM fuzz.row WHERE random() < 0.2;
 	INSERT INTO fuzz.event_plain (user_id, organization, at) SELECT user_id, organization, at FROM fuzz.row WHERE random() < 0.2;
-EXCEPTION WHEN lock_not_available OR deadlock_detected OR query_canceled OR serialization_failure OR unique_violation THEN
+EXCEPTION WHEN lock_not_available OR deadlock_detected OR query_canceled OR serialization_failure OR unique_violation
+	OR undefined_object OR object_not_in_prerequisite_state THEN
 	NULL;	-- other sessions do the same
 END $$;

@@ -15,6 +15,13 @@ BEGIN
 	END IF;
 END $$;
 
+CREATE FUNCTION fuzz.as_jsonb(doc text) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+	RETURN doc::jsonb;
+EXCEPTION WHEN OTHERS THEN
+	RETURN NULL;
+END $$;
+
 ----------------------------------------------------------------------
 -- Calls
 ----------------------------------------------------------------------
@@ -53,7 +60,10 @@ DECLARE
 	i integer;
 BEGIN
 	FOR i IN 1 .. given LOOP
-		arguments[i] := fuzz.argument(routine.proargtypes[i - 1], routine.proargnames[i], relation, alias);
+		-- where a guard of several ids finds them has the name of users elsewhere
+		arguments[i] := fuzz.argument(routine.proargtypes[i - 1],
+									  CASE WHEN routine.proname LIKE 'guard%' AND routine.proargnames[i] = 'user_ids' THEN 'sources' ELSE routine.proargnames[i] END,
+									  relation, alias);
 		IF random() < 0.95 THEN
 			arguments[i] := format('(%s)::%s', arguments[i], routine.proargtypes[i - 1]::regtype);
 		END IF;
@@ -84,6 +94,12 @@ BEGIN
 			RETURN 'fuzz_' || md5(random()::text);
 		WHEN 'end' THEN
 			RETURN (ARRAY['COMMIT', 'COMMIT', 'ROLLBACK'])[floor(random() * 3) + 1];
+		WHEN 'doc' THEN
+			RETURN '(SELECT doc FROM fuzz.document WHERE n = ' || floor(random() * 1000)::int + 1 || ')';
+		WHEN 'source' THEN
+			RETURN fuzz.argument('text[]', 'sources', NULL, NULL);
+		WHEN 'aliases' THEN
+			RETURN fuzz.argument('text[]', 'aliases', NULL, NULL);
 		WHEN 'isolation' THEN
 			RETURN (ARRAY['READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE', 'READ ONLY', 'REPEATABLE READ READ ONLY',
 				'SERIALIZABLE READ ONLY'])[floor(random() * 6) + 1];
@@ -171,6 +187,12 @@ INSERT INTO template VALUES
 (4, $t$INSERT INTO fuzz.event_bigint AS e (user_id, organization) SELECT r.big, left(r.organization, 20) FROM fuzz.row r WHERE r.n % 12 = @n@ ON CONFLICT (user_id) DO UPDATE SET n = e.n + 1, organization = EXCLUDED.organization WHERE @rowbool@$t$),
 (4, $t$INSERT INTO fuzz.event_bigint AS e (user_id) SELECT DISTINCT r.big FROM fuzz.row r WHERE r.big IS NOT NULL ON CONFLICT (user_id) DO UPDATE SET n = e.n + 1 WHERE @bool@ RETURNING @text@$t$),
 (6, $t$INSERT INTO fuzz.event_part (user_id, organization, at, n) SELECT r.user_id, r.organization, r.at, r.n % 4 FROM fuzz.row r WHERE r.n % 12 = @n@$t$),
+(6, $t$INSERT INTO fuzz.event_doc (user_id, device, organization, doc) SELECT r.user_id, r.organization, 'acme', d.doc::json FROM fuzz.row r JOIN fuzz.document d ON d.n % 97 = r.n % 12 AND r.n % 12 = @n@$t$),
+(6, $t$INSERT INTO fuzz.event_doc (device, doc, docb, at) VALUES (@user@, @doc@::json, fuzz.as_jsonb(@doc@), @time@::timestamp), (NULL, @doc@::json, fuzz.as_jsonb(@doc@), NULL) RETURNING @text@$t$),
+(5, $t$UPDATE fuzz.event_doc SET doc = @doc@::json, docb = fuzz.as_jsonb(@doc@), device = CASE WHEN random() < 0.5 THEN device ELSE @user@ END WHERE random() < 0.1$t$),
+(4, $t$SELECT optout.guard_view('fuzz.event_doc', 'fuzz_view')
+INSERT INTO fuzz.fuzz_view (device, doc) SELECT user_id, @doc@::json FROM fuzz.member ORDER BY random() LIMIT @n@ RETURNING @text@
+DROP VIEW fuzz.fuzz_view$t$),
 (6, $t$COPY fuzz.event_plain (user_id, organization, at) FROM '@dir@/events' WHERE @eventbool@$t$),
 (4, $t$COPY fuzz.event (user_id, organization, occurred_at) FROM '@dir@/events' WHERE @bool@$t$),
 (4, $t$COPY fuzz.event_part (user_id, organization, at) FROM '@dir@/events'$t$),
@@ -187,6 +209,38 @@ INSERT INTO template VALUES
 (3, $t$DELETE FROM optout.product_user WHERE random() < 0.05 AND optout.forget(user_id, organization, true)$t$),
 (3, $t$INSERT INTO optout.product_user (user_id, organization, display_name) VALUES (@user@, @organization@, @text@) ON CONFLICT DO NOTHING$t$),
 (3, $t$TRUNCATE fuzz.sink, fuzz.event_uuid$t$),
+
+-- aliases
+(6, $t$SELECT optout.link(@user@, @aliases@, @organization@)$t$),
+(4, $t$SELECT optout.unlink(@aliases@, @organization@, @bool@)$t$),
+(5, $t$BEGIN ISOLATION LEVEL @isolation@
+SELECT optout.link(@user@, @aliases@, 'acme')
+SAVEPOINT a
+SELECT optout.opt_out(@user@, 'acme'), optout.unlink(@aliases@, 'acme', true)
+INSERT INTO fuzz.event_doc (user_id, device, doc) SELECT user_id, 'd' || user_id, @doc@::json FROM fuzz.member ORDER BY random() LIMIT @n@
+ROLLBACK TO a
+SELECT optout.link(@user@, @aliases@, 'acme'), optout.forget(@user@, 'acme', true)
+@end@$t$),
+(4, $t$BEGIN
+SELECT optout.opt_out(@user@, 'acme')
+SELECT optout.link(@user@, @aliases@, 'acme')
+SELECT optout.opt_in(@user@, 'acme')
+PREPARE TRANSACTION '@unique@'
+COMMIT PREPARED '@unique@'
+ROLLBACK PREPARED '@unique@'$t$),
+(4, $t$SELECT optout.link(array_agg(user_id ORDER BY user_id), array_agg('d' || user_id ORDER BY user_id), organization) FROM fuzz.member WHERE random() < 0.1 GROUP BY organization
+SELECT optout.link(ARRAY[@user@, @user@, @user@], ARRAY['dnew', @text@, 'enew'], 'acme')$t$),
+(3, $t$DELETE FROM optout.opt_out_period WHERE alias_of IS NULL AND opted_in_at IS NOT NULL AND random() < 0.1$t$),
+(4, $t$CREATE TEMPORARY TABLE t (LIKE fuzz.event_doc INCLUDING DEFAULTS)
+SELECT optout.guard('pg_temp.t', @source@, organization => 'organization', payload => 'doc')
+SELECT optout.guard('pg_temp.t', @source@, occurred_at => 'at', payload => 'docb', time_zone => 'UTC', fixed_organization => 'acme')
+INSERT INTO t (user_id, device, doc, docb) SELECT m.user_id, @text@, d.doc::json, fuzz.as_jsonb(d.doc) FROM fuzz.member m JOIN fuzz.document d ON d.n % 50 = @n@ ORDER BY random() LIMIT 100
+ALTER TABLE t RENAME doc TO payload
+ALTER TABLE t ALTER docb TYPE json USING docb::json
+UPDATE t SET payload = @doc@::json WHERE random() < 0.3
+ALTER TABLE t DROP docb CASCADE
+INSERT INTO t (user_id, device, payload) SELECT m.user_id, NULL, @doc@::json FROM fuzz.member m LIMIT @n@
+DROP TABLE t$t$),
 
 -- where errors are caught
 (8, $t$DO $do$ BEGIN PERFORM @call@; EXCEPTION WHEN OTHERS THEN RAISE WARNING USING ERRCODE = SQLSTATE, MESSAGE = 'caught: ' || SQLERRM; PERFORM @call@; END $do$$t$),
@@ -501,6 +555,7 @@ LANGUAGE sql SECURITY DEFINER AS $$
 	SELECT md5(concat(
 		(SELECT sum(hashtextextended(u::text, 0)) FROM optout.product_user u),
 		(SELECT sum(hashtextextended(p::text, 0)) FROM optout.opt_out_period p),
+		(SELECT sum(hashtextextended(a::text, 0)) FROM optout.user_alias a),
 		(SELECT sum(hashtextextended(a::text, 0)) FROM optout.authority a),
 		(SELECT sum(hashtextextended(l::text, 0)) FROM optout.discard_ledger l),
 		(SELECT sum(hashtextextended(format('%s %s', r.oid, r.proacl), 0)) FROM fuzz.routine r),

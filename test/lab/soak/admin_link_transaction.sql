@@ -1,6 +1,6 @@
 -- The same twice in a transaction that takes a while, and ends in each of the
 -- ways there are.
-\set o random(0, 1)
+\set o random(0, 3) / 3
 \set end random(0, 9)
 \set ms random(0, 20)
 SELECT action AS first_action, command AS first_command FROM soak.choose('org' || :o) \gset

@@ -9,7 +9,7 @@
 -- seen in views even before.
 
 ANALYZE soak.action, soak.link_action, soak.deletion, soak.offered, soak.present, soak.event, soak.guarded, soak.guarded_by_time,
-	soak.guarded_columns, soak.guarded_json, soak.guarded_jsonb, soak.erased_event;
+	soak.guarded_columns, soak.guarded_json, soak.guarded_jsonb, soak.loaded, soak.erased_event;
 
 ----------------------------------------------------------------------
 -- What is known
@@ -206,6 +206,10 @@ SELECT 'an event let through before settle() outlived erasure', NULL, count(*), 
 						AND NOT a.opts_out AND a.action <> 0 AND a.begun > x.done)
 HAVING count(*) > 0;
 
+INSERT INTO broken
+SELECT 'a loader''s table is left', relname, 1, NULL
+  FROM pg_class WHERE relnamespace = 'soak_load'::regnamespace AND relkind IN ('r', 'p');
+
 -- offered = stored + discarded
 INSERT INTO broken
 SELECT 'the ledger is wrong', format('%s: offered %s, stored %s, ledger %s', organization, offered, stored, discarded),
@@ -249,10 +253,12 @@ SELECT 'a call was not acknowledged', NULL, count(*), min(begun) - began
 		UNION ALL
 		SELECT begun FROM soak.link_action WHERE acknowledged IS NULL) AS a, soak.round
  GROUP BY began;
+-- (Short rounds on a busy machine have few events for everything there is.)
 INSERT INTO broken
 SELECT 'the round has proved nothing', what, 1, NULL
-  FROM (SELECT unnest(ARRAY['nobody had to be discarded', 'nobody as an alias', 'nobody for the past', 'nobody had to be stored']) AS what,
-			   unnest(ARRAY[bool_or(must_go), bool_or(must_go_by_alias), bool_or(must_go_by_past), bool_or(must_stay)]) AS proved
+  FROM (SELECT unnest(ARRAY['nobody had to be discarded', 'nobody had to be stored', 'nobody as an alias', 'nobody for the past']) AS what,
+			   unnest(ARRAY[bool_or(must_go), bool_or(must_stay),
+							bool_or(must_go_by_alias) OR count(*) < 10000, bool_or(must_go_by_past) OR count(*) < 10000]) AS proved
 		  FROM judged
 		 WHERE NOT views) AS p
  WHERE proved IS NOT TRUE;

@@ -14,4 +14,6 @@ END $$;
 VACUUM ANALYZE optout.opt_out_period;
 VACUUM optout.discard_ledger;
 SELECT optout.compact_discards();
+-- the same rule again
+SELECT optout.guard_schema('soak_load', ARRAY['user_id', 'other_id'], organization => 'organization');
 \sleep 100 ms

@@ -5,7 +5,7 @@ SELECT o.organization, count(*), count(s.event)
 	   LEFT JOIN soak.stored s USING (event)
  GROUP BY o.organization;
 TRUNCATE soak.action, soak.link_action, soak.deletion, soak.signed_in, soak.odd_alias,
-	soak.offered, soak.present, soak.erased_event, soak.erasure, soak.round;
+	soak.offered, soak.present, soak.loaded, soak.erased_event, soak.erasure, soak.round;
 
 -- forgotten, with all aliases, and enrolled again but for the newcomers
 SELECT optout.forget(array_agg(user_id), organization, force => true)

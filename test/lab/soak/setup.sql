@@ -20,6 +20,8 @@ CREATE SCHEMA soak;
 --	t	opted out and in while the state table's trigger is disabled
 --	l	linked, forgotten, signed in by admin_link.sql, each by everybody
 --	n	newcomers: opted out for the first time
+--	y	the same, while the trigger is known to be disabled
+--	p	known by an alias only, until admin_pair.sql enrolls them
 --
 -- "out" is always opted out.  "kept", who never is, need not be enrolled.
 CREATE TABLE soak.member (user_id text);
@@ -41,14 +43,16 @@ SELECT optout.opt_out('out', 'org0'), optout.opt_out('out', 'org1');
 --	x	of u, by its own administrator
 --	a	of any l; now and then they are enrolled as users
 --	m	of n
+--	q	of p
 CREATE VIEW soak.constant_alias AS
 SELECT user_id, translate(user_id, 'uet', 'dfs') AS alias FROM soak.member WHERE user_id ~ '^[uet][0-9]';
 
 -- Users who have never been opted out before: they have another number in each
--- fiftieth of a second, so that nobody needs to tell anybody.
-CREATE FUNCTION soak.newcomer() RETURNS text
+-- fiftieth of a second, so that nobody needs to tell anybody.  Pairs of an alias and
+-- a user have another in each tenth, "y" users in each second.
+CREATE FUNCTION soak.newcomer(a_second integer DEFAULT 50) RETURNS text
 LANGUAGE sql AS $$
-	SELECT floor(extract(epoch FROM clock_timestamp()) * 50)::bigint::text
+	SELECT floor(extract(epoch FROM clock_timestamp()) * a_second)::bigint::text
 $$;
 
 ----------------------------------------------------------------------
@@ -160,42 +164,51 @@ CREATE FUNCTION soak.choose(organization text, OUT action bigint, OUT command te
 LANGUAGE plpgsql AS $$
 DECLARE
 	chance integer := floor(random() * 100);
-	person text := 'l' || floor(random() * 4);
-	aliases text[] := CASE WHEN random() < 0.7 THEN ARRAY['a' || floor(random() * 4)]
-		ELSE ARRAY['a' || floor(random() * 4), 'a' || floor(random() * 4)] END;
+	-- some more often than others, so that more meet
+	person text := 'l' || floor(random() ^ 2 * 4);
+	alias text := 'a' || floor(random() ^ 2 * 4);
+	aliases text[] := CASE WHEN random() < 0.7 THEN ARRAY[alias] ELSE ARRAY[alias, 'a' || floor(random() * 4)] END;
 	earlier timestamptz := clock_timestamp() - random() * interval '1 s';
 BEGIN
-	IF chance < 30 THEN
+	IF chance < 26 THEN
 		action := soak.intend_link(organization, aliases, person);
 		command := format('SELECT optout.link(%L, %L::text[], %L)', person, aliases, organization);
-	ELSIF chance < 46 THEN
+	ELSIF chance < 40 THEN
 		action := soak.intend_link(organization, aliases, NULL);
 		command := format('SELECT optout.unlink(%L::text[], %L, %L)', aliases, organization, random() < 0.5);
-	ELSIF chance < 72 THEN
+	ELSIF chance < 66 THEN
 		SELECT i.action, format('SELECT optout.%I(%L, %L)', i.call, person, organization) INTO action, command
 		  FROM soak.intend(random() < 0.5, organization, ARRAY[person]) AS i;
-	ELSIF chance < 78 THEN
+	ELSIF chance < 72 THEN
+		SELECT i.action, format('SELECT optout.enroll(%1$L, %2$L); SELECT optout.opt_out(%1$L, %2$L)', person, organization) INTO action, command
+		  FROM soak.intend(true, organization, ARRAY[person]) AS i;
+	ELSIF chance < 76 THEN
 		action := soak.intend_forget(organization, person);
 		command := format('SELECT optout.forget(%L, %L, true)', person, organization);
 	ELSE
 		action := nextval('soak.next_action');
-		-- retention
-		IF chance < 81 THEN
+		IF chance < 80 THEN
+			-- retention
 			INSERT INTO soak.deletion VALUES (choose.action, choose.organization, person, clock_timestamp());
 			command := format('DELETE FROM optout.opt_out_period WHERE organization = %L AND user_id = %L AND opted_in_at < %L',
 							  organization, person, earlier);
-		-- leaves the directory, opted out or not
 		ELSIF chance < 84 THEN
+			-- leaves the directory, opted out or not
 			command := format('DELETE FROM optout.product_user WHERE organization = %L AND user_id = %L', organization, person);
-		ELSIF chance < 90 THEN
+		ELSIF chance < 88 THEN
+			-- and nothing but an open period and aliases remains
+			INSERT INTO soak.deletion VALUES (choose.action, choose.organization, person, clock_timestamp());
+			command := format('DELETE FROM optout.product_user WHERE organization = %1$L AND user_id = %2$L;
+				DELETE FROM optout.opt_out_period WHERE organization = %1$L AND user_id = %2$L AND opted_in_at IS NOT NULL', organization, person);
+		ELSIF chance < 91 THEN
 			command := format('SELECT soak.sign_in(%L, %L)', organization, person);
-		ELSIF chance < 95 THEN
+		ELSIF chance < 93 THEN
 			command := format('SELECT optout.enroll(%L, %L)', person, organization);
 		-- an alias that is, or is to be, a user
 		ELSIF chance < 97 THEN
-			command := format('SELECT optout.enroll(%L, %L)', aliases[1], organization);
+			command := format('SELECT optout.enroll(%L, %L)', alias, organization);
 		ELSE
-			command := format('SELECT optout.forget(%L, %L)', aliases[1], organization);
+			command := format('SELECT optout.forget(%L, %L)', alias, organization);
 		END IF;
 	END IF;
 END $$;
@@ -212,10 +225,19 @@ EXCEPTION
 	WHEN undefined_object OR unique_violation OR object_not_in_prerequisite_state OR deadlock_detected THEN
 		RETURN false;
 	WHEN serialization_failure THEN
-		IF command ~ 'optout\.(opt_out|opt_in|forget|unlink)\(' THEN
+		IF command ~ '^SELECT optout\.(opt_out|opt_in|forget|unlink)\(' THEN
 			RAISE;
 		END IF;
 		RETURN false;
+END $$;
+
+-- Make a user who is in no directory, has no periods, and an alias.
+CREATE FUNCTION soak.make_pair(organization text, pair text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM optout.enroll('p' || pair, organization);
+	PERFORM optout.link('p' || pair, ARRAY['q' || pair], organization);
+	DELETE FROM optout.product_user u WHERE u.organization = make_pair.organization AND u.user_id = 'p' || pair;
 END $$;
 
 CREATE FUNCTION soak.finish(action bigint, done boolean) RETURNS void
@@ -331,7 +353,9 @@ SELECT 'org' || floor(random() * 2) AS organization,
 	   CASE WHEN slow THEN pg_sleep(0.002)::text ELSE '' END ||
 	   CASE WHEN n % 10 = 0 THEN 'kept'
 			WHEN few THEN class || (first + n % 3) % :users
-			WHEN n % 10 <= 2 THEN substr('nm', 1 + floor(random() * 2)::integer, 1) || soak.newcomer()
+			WHEN n % 20 <= 2 THEN substr('nm', 1 + floor(random() * 2)::integer, 1) || soak.newcomer()
+			WHEN n % 20 = 11 THEN substr('pq', 1 + floor(random() * 2)::integer, 1) || soak.newcomer(10)
+			WHEN n % 20 = 12 THEN 'y' || soak.newcomer(1)
 			WHEN n % 10 <= 6 THEN substr('cetlasf', 1 + floor(random() * 7)::integer, 1) || floor(random() * 4)
 			ELSE substr('udx', 1 + floor(random() * 3)::integer, 1) || floor(random() * :users)
 	   END AS user_id,
@@ -400,6 +424,91 @@ LANGUAGE sql AS $$
 $$;
 
 ----------------------------------------------------------------------
+-- Tables that loaders make
+----------------------------------------------------------------------
+
+-- Those in this schema are guarded as soon as they are there.
+CREATE SCHEMA soak_load;
+SELECT optout.guard_schema('soak_load', ARRAY['user_id', 'other_id'], organization => 'organization');
+CREATE SEQUENCE soak.next_load;
+
+-- what they held before they were dropped
+CREATE TABLE soak.loaded (LIKE soak.present);
+
+-- Make the table of this number.
+CREATE FUNCTION soak.load_create(n bigint, way integer) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+	name text := format('t%s', n);
+BEGIN
+	CASE way
+		WHEN 0 THEN
+			EXECUTE format('CREATE TABLE soak_load.%I (LIKE soak.present INCLUDING GENERATED)', name);
+		WHEN 1 THEN
+			EXECUTE format('CREATE TABLE soak.%I (LIKE soak.present INCLUDING GENERATED)', name);
+			EXECUTE format('ALTER TABLE soak.%I SET SCHEMA soak_load', name);
+		WHEN 2 THEN
+			EXECUTE format('CREATE TABLE soak_load.%I (LIKE soak.present INCLUDING GENERATED)', name);
+			EXECUTE format('ALTER TABLE soak_load.%I RENAME user_id TO uid', name);
+			EXECUTE format('ALTER TABLE soak_load.%I DROP other_id', name);
+			EXECUTE format('ALTER TABLE soak_load.%I ADD other_id text', name);
+			EXECUTE format('ALTER TABLE soak_load.%I RENAME uid TO user_id', name);
+		WHEN 3 THEN
+			EXECUTE format('CREATE TABLE soak_load.%I (LIKE soak.present INCLUDING GENERATED) PARTITION BY LIST (organization)', name);
+			EXECUTE format('CREATE TABLE soak_load.%I PARTITION OF soak_load.%I FOR VALUES IN (%L)', name || '_0', name, 'org0');
+			EXECUTE format('CREATE TABLE soak_load.%I (LIKE soak.present INCLUDING GENERATED)', name || '_1');
+			EXECUTE format('ALTER TABLE soak_load.%I ATTACH PARTITION soak_load.%I FOR VALUES IN (%L)', name, name || '_1', 'org1');
+		ELSE
+			EXECUTE format('CREATE TABLE soak_load.%I (event bigint, organization text, sent timestamptz)', name);
+			EXECUTE format('ALTER TABLE soak_load.%I ADD user_id varchar(40), ADD occurred timestamptz,
+				ADD finished timestamptz GENERATED ALWAYS AS (soak.clock_after(sent)) STORED', name);
+			EXECUTE format('ALTER TABLE soak_load.%I ALTER user_id TYPE text, ADD other_id text', name);
+	END CASE;
+END $$;
+
+-- The columns of an offer, for events of two ids where the filter is not told the
+-- time.
+CREATE FUNCTION soak.load_offer(how text) RETURNS text
+LANGUAGE sql AS $$
+	SELECT format('
+		INSERT INTO soak.offered (batch, path, organization, user_id, other_id, sent)
+		SELECT (SELECT nextval(''soak.next_event'')), %L, organization, user_id, other_id, clock_timestamp() FROM soak.pick
+		RETURNING *', format('loader, %s, %s', current_setting('transaction_isolation'), how))
+$$;
+
+CREATE FUNCTION soak.load_ingest(n bigint, way integer) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('
+		WITH offer AS (%s)
+		INSERT INTO soak_load.%I (event, organization, user_id, other_id, sent)
+		SELECT event, organization, user_id, other_id, sent FROM offer',
+				   soak.load_offer((ARRAY['created', 'moved', 'renamed column', 'partitioned', 'added column'])[way + 1]), 't' || n);
+END $$;
+
+-- The table is made from its rows, which are looked at then.  So it is only after
+-- that that the filter has answered.
+CREATE FUNCTION soak.load_as(n bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE 'CREATE TEMP TABLE offer ON COMMIT DROP AS TABLE soak.offered WITH NO DATA';
+	EXECUTE format('WITH o AS (%s) INSERT INTO offer SELECT * FROM o', soak.load_offer('made from rows'));
+	EXECUTE format('CREATE TABLE soak_load.%I AS SELECT event, organization, user_id, other_id, sent FROM offer', 't' || n);
+	EXECUTE format('ALTER TABLE soak_load.%I ADD finished timestamptz DEFAULT clock_timestamp()', 't' || n);
+	DROP TABLE offer;
+END $$;
+
+-- Take what is in it, and drop it.
+CREATE FUNCTION soak.load_finish(n bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('LOCK TABLE soak_load.%I', 't' || n);
+	EXECUTE format('INSERT INTO soak.loaded (event, organization, user_id, other_id, sent, finished)
+		SELECT event, organization, user_id, other_id, sent, finished FROM soak_load.%I', 't' || n);
+	EXECUTE format('DROP TABLE soak_load.%I', 't' || n);
+END $$;
+
+----------------------------------------------------------------------
 -- Erasure
 ----------------------------------------------------------------------
 
@@ -422,15 +531,22 @@ BEGIN
 			   FROM pg_inherits WHERE inhparent = 'soak.present'::regclass);
 END $$;
 
-CREATE FUNCTION soak.erase(organization text, user_ids text[]) RETURNS void
+CREATE FUNCTION soak.erase(relation regclass, organization text, user_ids text[]) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('DELETE FROM %s WHERE organization = $1 AND (user_id = ANY ($2) OR other_id = ANY ($2))', relation)
+	USING organization, user_ids;
+END $$;
+
+CREATE FUNCTION soak.note_erasure(organization text, user_ids text[]) RETURNS void
 LANGUAGE sql AS $$
-	DELETE FROM soak.present p
-	 WHERE p.organization = erase.organization AND (p.user_id = ANY (user_ids) OR p.other_id = ANY (user_ids));
-	INSERT INTO soak.erasure SELECT erase.organization, user_id, clock_timestamp() FROM unnest(user_ids) AS user_id;
+	INSERT INTO soak.erasure SELECT organization, user_id, clock_timestamp() FROM unnest(user_ids) AS user_id;
 $$;
 
 CREATE VIEW soak.stored AS
 SELECT event, sent, finished FROM soak.present
+UNION ALL
+SELECT event, sent, finished FROM soak.loaded
 UNION ALL
 SELECT event, sent, finished FROM soak.erased_event;
 

@@ -2,11 +2,11 @@
 -- none if it is nobody's, and it is no user.
 \set o random(0, 1)
 WITH picked AS MATERIALIZED (
-	SELECT 'org' || :o AS organization, substr('aaaadxsm', 1 + floor(random() * 8)::integer, 1) AS class,
+	SELECT 'org' || :o AS organization, substr('aaaadxsmq', 1 + floor(random() * 9)::integer, 1) AS class,
 		   floor(random() * :users)::integer AS n
 ), id AS MATERIALIZED (
 	SELECT p.organization,
-		   class || CASE class WHEN 'm' THEN soak.newcomer()::bigint - n WHEN 'd' THEN n WHEN 'x' THEN n ELSE n % 4 END AS alias
+		   class || CASE class WHEN 'm' THEN soak.newcomer()::bigint - n WHEN 'q' THEN soak.newcomer(10)::bigint - n % 4 WHEN 'd' THEN n WHEN 'x' THEN n ELSE n % 4 END AS alias
 	  FROM picked p
 ), found AS (
 	SELECT i.organization, i.alias, p.opted_out_at, p.opted_in_at

@@ -176,5 +176,27 @@ cmp_ok($lookups[0], '>', 500, 'a session has read the whole table');
 cmp_ok($cached->($_), '>', 1900, 'they are there still') for 1, 18001;
 $session->quit;
 
+# A parallel query that adds keys fills no cache, but leaves that to those who go on.
+$node->append_conf('postgresql.conf', "optout.filter_memory = '16MB'\nmax_parallel_workers = 0\n");
+$node->safe_psql('postgres', 'CREATE TABLE one AS SELECT 1 AS n; ALTER TABLE one SET (parallel_workers = 1)');
+$node->restart;
+$session = OptoutTest::Session->new($node);
+$session->query('SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0');
+my $parallel = q{SELECT pg_cancel_backend(pg_backend_pid()), optout.is_opted_out('m1', 'many') FROM one};
+like($session->query("EXPLAIN $parallel"), qr/Gather/, 'a parallel query');
+my $added = q{SELECT done FROM optout.progress WHERE command = 'add keys'};
+for (1 .. 100)
+{
+	# it may be cancelled before it comes to that
+	$session->query_fails($parallel);
+	last if $node->safe_psql('postgres', $added) ne '';
+}
+is($node->safe_psql('postgres', $added), '1', 'a parallel query: has added the keys of a page');
+$session->quit;
+wait_until_ready($node);
+my ($before) = $node->safe_psql('postgres', 'SELECT lookups_cache FROM optout.status');
+$node->safe_psql('postgres', q{SELECT count(*) FROM generate_series(19501, 20000) n WHERE optout.accepts('m' || n, 'many')});
+is($node->safe_psql('postgres', 'SELECT lookups_cache FROM optout.status') - $before, 500, 'a parallel query: the others are in the cache');
+
 is($node->safe_psql('postgres', 'SELECT optout.verify()'), '0', 'verify');
 done_testing();

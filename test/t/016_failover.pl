@@ -19,7 +19,7 @@ $primary->safe_psql('postgres', q{
 	CREATE TABLE event (user_id text);
 	SELECT optout.guard('event')});
 $primary->backup('base');
-my $standby = PostgreSQL::Test::Cluster->new('standby');
+my $standby = OptoutTest::Server->new('standby');
 $standby->init_from_backup($primary, 'base', has_streaming => 1);
 $standby->start;
 

@@ -164,6 +164,15 @@ $fresh = shift @users;
 $node->safe_psql('a', "CREATE EXTENSION optout; SELECT optout.guard('event'); $enroll; SELECT optout.opt_out('$fresh')");
 check('a', $fresh, 'DROP, and CREATE EXTENSION later');
 
+# with rows of which the new table's trigger knows nothing
+$fresh = shift @users;
+$node->safe_psql('a', qq{
+	$anew;
+	ALTER TABLE optout.opt_out_period DISABLE TRIGGER ALL;
+	INSERT INTO optout.opt_out_period (organization, user_id, opted_out_at, opted_out_by) VALUES ('default', '$fresh', now(), 'x');
+	ALTER TABLE optout.opt_out_period ENABLE ALWAYS TRIGGER optout_filter});
+check('a', $fresh, 'DROP and CREATE EXTENSION, trigger disabled');
+
 # in one transaction with its first opt-out, undone and done again
 for my $end ('ROLLBACK', 'COMMIT')
 {
