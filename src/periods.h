@@ -38,9 +38,8 @@ typedef struct Periods
 	char		status;			/* for the memo's hash table */
 } Periods;
 
-extern void periods_ids(Relation rel, HeapTuple tuple, text **organization, text **user_id);
-extern UserKey periods_key(Relation rel, HeapTuple tuple);
-extern uint64 periods_hash(Relation rel, HeapTuple tuple);
+extern void periods_ids(HeapTuple tuple, text **organization, text **user_id);
+extern UserKey periods_key(HeapTuple tuple);
 extern bool periods_is_open(Relation rel, HeapTuple tuple);
 extern PeriodRow periods_row(Relation rel, HeapTuple tuple);
 extern void periods_add(Periods *periods, const PeriodRow *row, MemoryContext context);

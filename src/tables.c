@@ -38,13 +38,12 @@
 #include "compat.h"
 #include "tables.h"
 
-/* what tables_select_ids() and tables_select_oids() find, and where it is to be kept */
-typedef struct SelectedIds
+/* what tables_select_oids() finds, and where it is to be kept */
+typedef struct SelectedOids
 {
 	MemoryContext context;
-	UserIds		ids;
 	List	   *oids;
-} SelectedIds;
+} SelectedOids;
 
 /* so many rows are read until one has the id that is looked for; more is far */
 #define WALK_STEPS 8
@@ -58,7 +57,6 @@ static Oid	tables_relid(const char *relname);
 static void tables_walk_search(TablesWalk *walk);
 static int	tables_walk_compare(const TablesWalk *walk, text *id);
 static void tables_save_count(void *arg);
-static void tables_save_ids(void *arg);
 static void tables_save_oids(void *arg);
 
 /* of which it is known that it is the extension's, whatever its name may be by now */
@@ -466,46 +464,12 @@ tables_save_count(void *arg)
 }
 
 /*
- * The same for a query that returns ids, which are returned in the order of the
- * query.
- */
-UserIds
-tables_select_ids(const char *query, int nargs, Oid *argtypes, Datum *values)
-{
-	SelectedIds selected;
-
-	selected.context = CurrentMemoryContext;
-	tables_execute_under(query, nargs, argtypes, values, NULL, NULL, tables_save_ids, &selected);
-	return selected.ids;
-}
-
-static void
-tables_save_ids(void *arg)
-{
-	SelectedIds *selected = arg;
-	MemoryContext old_context = MemoryContextSwitchTo(selected->context);
-	UserIds    *ids = &selected->ids;
-
-	ids->count = 0;
-	ids->ids = palloc_extended(Max(SPI_processed, 1) * sizeof(Datum), MCXT_ALLOC_HUGE);
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		bool		isnull;
-		Datum		id = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
-
-		CHECK_FOR_INTERRUPTS();
-		ids->ids[ids->count++] = PointerGetDatum(DatumGetTextPCopy(id));
-	}
-	MemoryContextSwitchTo(old_context);
-}
-
-/*
  * The same for a query that returns oids or xids.
  */
 List *
 tables_select_oids(const char *query, int nargs, Oid *argtypes, Datum *values)
 {
-	SelectedIds selected;
+	SelectedOids selected;
 
 	selected.context = CurrentMemoryContext;
 	selected.oids = NIL;
@@ -516,7 +480,7 @@ tables_select_oids(const char *query, int nargs, Oid *argtypes, Datum *values)
 static void
 tables_save_oids(void *arg)
 {
-	SelectedIds *selected = arg;
+	SelectedOids *selected = arg;
 	MemoryContext old_context = MemoryContextSwitchTo(selected->context);
 
 	for (uint64 i = 0; i < SPI_processed; i++)

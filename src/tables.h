@@ -75,8 +75,6 @@ extern uint64 tables_select_count(const char *query, int nargs, Oid *argtypes,
 								  Datum *values, const char *nulls);
 extern uint64 tables_select_count_under(const char *query, int nargs, Oid *argtypes,
 										Datum *values, const char *nulls, Snapshot snapshot);
-extern UserIds tables_select_ids(const char *query, int nargs, Oid *argtypes,
-								 Datum *values);
 extern List *tables_select_oids(const char *query, int nargs, Oid *argtypes, Datum *values);
 extern uint64 tables_execute_under(const char *command, int nargs, Oid *argtypes,
 								   Datum *values, const char *nulls,
