@@ -424,6 +424,43 @@ LANGUAGE sql AS $$
 $$;
 
 ----------------------------------------------------------------------
+-- Erasure
+----------------------------------------------------------------------
+
+-- What was stored of users before they were opted out and erased; and when that was
+-- done.
+CREATE TABLE soak.erased_event (event bigint, organization text, user_id text, other_id text, sent timestamptz, finished timestamptz);
+CREATE TABLE soak.erasure (organization text, user_id text, done timestamptz);
+
+CREATE FUNCTION soak.keep_erased() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO soak.erased_event
+	VALUES (OLD.event, OLD.organization, OLD.user_id, OLD.other_id, OLD.sent, OLD.finished);
+	RETURN NULL;
+END $$;
+
+-- Keep what is erased from this table.
+CREATE FUNCTION soak.keep_erased_of(relation text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('CREATE TRIGGER keep_erased AFTER DELETE ON %s FOR EACH ROW EXECUTE FUNCTION soak.keep_erased()', relation);
+END $$;
+SELECT soak.keep_erased_of(inhrelid::regclass::text) FROM pg_inherits WHERE inhparent = 'soak.present'::regclass;
+
+CREATE FUNCTION soak.erase(relation regclass, organization text, user_ids text[]) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('DELETE FROM %s WHERE organization = $1 AND (user_id = ANY ($2) OR other_id = ANY ($2))', relation)
+	USING organization, user_ids;
+END $$;
+
+CREATE FUNCTION soak.note_erasure(organization text, user_ids text[]) RETURNS void
+LANGUAGE sql AS $$
+	INSERT INTO soak.erasure SELECT organization, user_id, clock_timestamp() FROM unnest(user_ids) AS user_id;
+$$;
+
+----------------------------------------------------------------------
 -- Tables that loaders make
 ----------------------------------------------------------------------
 
@@ -464,6 +501,7 @@ BEGIN
 				ADD finished timestamptz GENERATED ALWAYS AS (soak.clock_after(sent)) STORED', name);
 			EXECUTE format('ALTER TABLE soak_load.%I ALTER user_id TYPE text, ADD other_id text', name);
 	END CASE;
+	PERFORM soak.keep_erased_of(format('soak_load.%I', name));
 END $$;
 
 -- The columns of an offer, for events of two ids where the filter is not told the
@@ -495,6 +533,7 @@ BEGIN
 	EXECUTE format('WITH o AS (%s) INSERT INTO offer SELECT * FROM o', soak.load_offer('made from rows'));
 	EXECUTE format('CREATE TABLE soak_load.%I AS SELECT event, organization, user_id, other_id, sent FROM offer', 't' || n);
 	EXECUTE format('ALTER TABLE soak_load.%I ADD finished timestamptz DEFAULT clock_timestamp()', 't' || n);
+	PERFORM soak.keep_erased_of(format('soak_load.%I', 't' || n));
 	DROP TABLE offer;
 END $$;
 
@@ -507,41 +546,6 @@ BEGIN
 		SELECT event, organization, user_id, other_id, sent, finished FROM soak_load.%I', 't' || n);
 	EXECUTE format('DROP TABLE soak_load.%I', 't' || n);
 END $$;
-
-----------------------------------------------------------------------
--- Erasure
-----------------------------------------------------------------------
-
--- What was stored of users before they were opted out, settled and erased; and
--- when that was done.
-CREATE TABLE soak.erased_event (event bigint, organization text, user_id text, other_id text, sent timestamptz, finished timestamptz);
-CREATE TABLE soak.erasure (organization text, user_id text, done timestamptz);
-
-CREATE FUNCTION soak.keep_erased() RETURNS trigger
-LANGUAGE plpgsql AS $$
-BEGIN
-	INSERT INTO soak.erased_event
-	VALUES (OLD.event, OLD.organization, OLD.user_id, OLD.other_id, OLD.sent, OLD.finished);
-	RETURN NULL;
-END $$;
-DO $$
-BEGIN
-	EXECUTE (SELECT string_agg(format('CREATE TRIGGER keep_erased AFTER DELETE ON %s FOR EACH ROW EXECUTE FUNCTION soak.keep_erased()',
-									  inhrelid::regclass), '; ')
-			   FROM pg_inherits WHERE inhparent = 'soak.present'::regclass);
-END $$;
-
-CREATE FUNCTION soak.erase(relation regclass, organization text, user_ids text[]) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-	EXECUTE format('DELETE FROM %s WHERE organization = $1 AND (user_id = ANY ($2) OR other_id = ANY ($2))', relation)
-	USING organization, user_ids;
-END $$;
-
-CREATE FUNCTION soak.note_erasure(organization text, user_ids text[]) RETURNS void
-LANGUAGE sql AS $$
-	INSERT INTO soak.erasure SELECT organization, user_id, clock_timestamp() FROM unnest(user_ids) AS user_id;
-$$;
 
 CREATE VIEW soak.stored AS
 SELECT event, sent, finished FROM soak.present
