@@ -15,10 +15,12 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -535,13 +537,20 @@ optout_unlink(PG_FUNCTION_ARGS)
 	UserIds		locked;
 	uint64		nperiods;
 	uint64		deleted = 0;
+	bool		done;
 
 	/*
 	 * Lock the users and then the aliases.  While we wait, an alias may be
-	 * given to another user; then lock that one as well.
+	 * given to another user, who is to be locked before it.  So then begin
+	 * again without any of these locks, which go with a subtransaction.
 	 */
 	for (;;)
 	{
+		MemoryContext context = CurrentMemoryContext;
+		ResourceOwner owner = CurrentResourceOwner;
+
+		BeginInternalSubTransaction(NULL);
+		MemoryContextSwitchTo(context);
 		admin_phase(&args, PROGRESS_LOCKING_USERS, owners.count);
 		(void) directory_lock(args.organization, &owners);
 		admin_phase(&args, PROGRESS_LOCKING_PERIODS, owners.count);
@@ -550,7 +559,14 @@ optout_unlink(PG_FUNCTION_ARGS)
 		locked = links_lock(args.organization, &aliases);
 		links = links_read(args.organization, &locked);
 		args.users = links_users(&links);
-		if (user_ids_include(&owners, &args.users))
+		done = user_ids_include(&owners, &args.users);
+		if (done)
+			ReleaseCurrentSubTransaction();
+		else
+			RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (done)
 			break;
 		owners = args.users;
 	}

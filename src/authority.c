@@ -95,8 +95,8 @@ static void
 authority_require(text *organization, bool reading)
 {
 	/*
-	 * A transaction that holds its locks already hears of nothing: not of a
-	 * membership that was revoked, say.  So listen.
+	 * Invalidations are processed when a lock is taken.  We may take none, so
+	 * accept them here; otherwise a revoked membership could go unnoticed.
 	 */
 	AcceptInvalidationMessages();
 

@@ -328,6 +328,20 @@ SET ROLE regress_admin;
 CALL optout.purge(ARRAY['alice']);
 RESET ROLE;
 ALTER TABLE closed.trap SET SCHEMA public;
+-- nor on the extension's
+REVOKE USAGE ON SCHEMA optout FROM PUBLIC;
+GRANT USAGE ON SCHEMA optout TO regress_admin;
+CREATE TABLE raw (doc json);
+SELECT optout.guard('raw', ARRAY['$.u'], payload => 'doc');
+SELECT store('raw', $$INSERT INTO raw VALUES ('{"u": "alice"}'), ('{"u": "bob"}')$$);
+CREATE INDEX ON raw (optout.json_id(doc, '$.u'));
+ALTER TABLE raw OWNER TO regress_owner;
+GRANT SELECT, DELETE ON raw TO regress_admin;
+SET ROLE regress_admin;
+CALL optout.purge(ARRAY['alice']);
+RESET ROLE;
+DROP TABLE raw;
+GRANT USAGE ON SCHEMA optout TO PUBLIC;
 -- row-level security
 ALTER TABLE trap ENABLE ROW LEVEL SECURITY;
 CREATE POLICY nothing ON trap TO regress_admin USING (false);

@@ -119,8 +119,8 @@ is( $node->safe_psql('postgres', q{
 		SELECT set_config('optout.organization', repeat('x', 1024), false) = repeat('x', 1024);
 		SELECT optout.accepts('alice')}),
 	"t\nt", '1024 bytes will do');
-like( errors_of($node, q{LOAD 'optout'; SET optout.organization = 'acme'}),
-	qr/ERROR:  42602: invalid configuration parameter name "optout.organization"/,
+like( errors_of($node, q{LOAD 'optout'; SET optout.organisation = 'acme'}),
+	qr/ERROR:  42602: invalid configuration parameter name "optout.organisation"/,
 	'a misspelt setting is refused');
 
 #

@@ -9,7 +9,7 @@
 -- seen in views even before.
 
 ANALYZE soak.action, soak.link_action, soak.deletion, soak.offered, soak.present, soak.event, soak.guarded, soak.guarded_by_time,
-	soak.guarded_columns, soak.guarded_json, soak.guarded_jsonb, soak.loaded, soak.erased_event;
+	soak.guarded_columns, soak.guarded_json, soak.guarded_jsonb, soak.guarded_updated, soak.loaded, soak.erased_event;
 
 ----------------------------------------------------------------------
 -- What is known

@@ -291,6 +291,8 @@ CREATE TABLE soak.guarded_by_time () INHERITS (soak.present);
 CREATE TABLE soak.guarded_columns (device text, person text) INHERITS (soak.present);
 CREATE TABLE soak.guarded_json (doc json) INHERITS (soak.present);
 CREATE TABLE soak.guarded_jsonb (device text, doc jsonb) INHERITS (soak.present);
+-- whose events are "kept"'s to begin with; other_id says whose they become
+CREATE TABLE soak.guarded_updated () INHERITS (soak.present);
 
 -- Put the two ids into the columns and members that the guards read, this way or
 -- the other way around.
@@ -324,6 +326,8 @@ CREATE TRIGGER before_guard BEFORE INSERT ON soak.guarded_json FOR EACH ROW EXEC
 CREATE TRIGGER before_guard BEFORE INSERT ON soak.guarded_jsonb FOR EACH ROW EXECUTE FUNCTION soak.shape();
 
 SELECT optout.guard('soak.guarded', organization => 'organization'),
+	   optout.guard_view('soak.guarded', 'soak.guarded_view'),
+	   optout.guard('soak.guarded_updated', organization => 'organization'),
 	   optout.guard('soak.guarded_by_time', organization => 'organization', occurred_at => 'occurred'),
 	   optout.guard('soak.guarded_columns', ARRAY['device', 'person'], organization => 'organization'),
 	   optout.guard('soak.guarded_json', ARRAY['$.user.id', '$.seen."0"'], organization => '$.org', occurred_at => '$.at',
@@ -336,6 +340,8 @@ INSERT INTO soak.path VALUES
 	('WHERE', 'soak.event', 'WHERE optout.accepts(user_id, organization)', false, false),
 	('WHERE, by time', 'soak.event', 'WHERE optout.accepts(user_id, organization, occurred)', true, false),
 	('guard', 'soak.guarded', '', false, false),
+	('guard, through a view', 'soak.guarded_view', '', false, false),
+	('guard, by UPDATE', 'soak.guarded_updated', '', false, false),
 	('guard, by time', 'soak.guarded_by_time', '', true, false),
 	('guard, two columns', 'soak.guarded_columns', '', false, true),
 	('guard, json, by time', 'soak.guarded_json', '', true, true),
@@ -371,7 +377,10 @@ LANGUAGE plpgsql AS $$
 DECLARE
 	way soak.path;
 BEGIN
-	SELECT * INTO way FROM soak.path ORDER BY random() LIMIT 1;
+	-- whoever updates is one whom others' reading conflicts with
+	SELECT * INTO way FROM soak.path
+	 WHERE path <> 'guard, by UPDATE' OR current_setting('transaction_isolation') <> 'serializable'
+	 ORDER BY random() LIMIT 1;
 	EXECUTE format('
 		WITH offer AS (
 			INSERT INTO soak.offered (batch, path, organization, user_id, other_id, sent, occurred)
@@ -380,9 +389,15 @@ BEGIN
 			RETURNING *
 		)
 		INSERT INTO %s (event, organization, user_id, other_id, sent, occurred)
-		SELECT event, organization, user_id, other_id, sent, occurred FROM offer %s', way.target, way.condition)
+		SELECT event, organization, %s, sent, occurred FROM offer %s', way.target,
+				   CASE way.path WHEN 'guard, by UPDATE' THEN '''kept'', user_id' ELSE 'user_id, other_id' END, way.condition)
 	USING nextval('soak.next_event'),
 		format('%s, %s, %s', how, current_setting('transaction_isolation'), way.path), way.two_ids, way.by_time;
+	IF way.path = 'guard, by UPDATE' THEN
+		-- of others' rows none is to be seen yet that is on its way
+		UPDATE soak.guarded_updated SET user_id = other_id, other_id = NULL, sent = sent WHERE other_id IS NOT NULL;
+		DELETE FROM soak.guarded_updated WHERE other_id IS NOT NULL;
+	END IF;
 END $$;
 
 -- The same several times, of which some fail.
@@ -421,6 +436,46 @@ LANGUAGE sql AS $$
 	INSERT INTO soak.event (event, organization, user_id, sent)
 	SELECT o.event, o.organization, o.user_id, o.sent FROM offer o
 	 WHERE optout.accepts(o.user_id, o.organization);
+$$;
+
+----------------------------------------------------------------------
+-- Erasure
+----------------------------------------------------------------------
+
+-- What was stored of users before they were opted out and erased; and when that was
+-- done.
+CREATE TABLE soak.erased_event (event bigint, organization text, user_id text, other_id text, sent timestamptz, finished timestamptz);
+CREATE TABLE soak.erasure (organization text, user_id text, done timestamptz);
+
+CREATE FUNCTION soak.keep_erased() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO soak.erased_event
+	VALUES (OLD.event, OLD.organization, OLD.user_id, OLD.other_id, OLD.sent, OLD.finished);
+	RETURN NULL;
+END $$;
+
+-- Keep what is erased from this table.
+CREATE FUNCTION soak.keep_erased_of(relation text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('CREATE TRIGGER keep_erased AFTER DELETE ON %s FOR EACH ROW EXECUTE FUNCTION soak.keep_erased()', relation);
+END $$;
+SELECT soak.keep_erased_of(inhrelid::regclass::text) FROM pg_inherits
+ WHERE inhparent = 'soak.present'::regclass AND inhrelid <> 'soak.guarded_updated'::regclass;
+CREATE TRIGGER keep_erased AFTER DELETE ON soak.guarded_updated
+	FOR EACH ROW WHEN (OLD.other_id IS NULL) EXECUTE FUNCTION soak.keep_erased();
+
+CREATE FUNCTION soak.erase(relation regclass, organization text, user_ids text[]) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('DELETE FROM %s WHERE organization = $1 AND (user_id = ANY ($2) OR other_id = ANY ($2))', relation)
+	USING organization, user_ids;
+END $$;
+
+CREATE FUNCTION soak.note_erasure(organization text, user_ids text[]) RETURNS void
+LANGUAGE sql AS $$
+	INSERT INTO soak.erasure SELECT organization, user_id, clock_timestamp() FROM unnest(user_ids) AS user_id;
 $$;
 
 ----------------------------------------------------------------------
@@ -464,6 +519,7 @@ BEGIN
 				ADD finished timestamptz GENERATED ALWAYS AS (soak.clock_after(sent)) STORED', name);
 			EXECUTE format('ALTER TABLE soak_load.%I ALTER user_id TYPE text, ADD other_id text', name);
 	END CASE;
+	PERFORM soak.keep_erased_of(format('soak_load.%I', name));
 END $$;
 
 -- The columns of an offer, for events of two ids where the filter is not told the
@@ -495,6 +551,7 @@ BEGIN
 	EXECUTE format('WITH o AS (%s) INSERT INTO offer SELECT * FROM o', soak.load_offer('made from rows'));
 	EXECUTE format('CREATE TABLE soak_load.%I AS SELECT event, organization, user_id, other_id, sent FROM offer', 't' || n);
 	EXECUTE format('ALTER TABLE soak_load.%I ADD finished timestamptz DEFAULT clock_timestamp()', 't' || n);
+	PERFORM soak.keep_erased_of(format('soak_load.%I', 't' || n));
 	DROP TABLE offer;
 END $$;
 
@@ -507,41 +564,6 @@ BEGIN
 		SELECT event, organization, user_id, other_id, sent, finished FROM soak_load.%I', 't' || n);
 	EXECUTE format('DROP TABLE soak_load.%I', 't' || n);
 END $$;
-
-----------------------------------------------------------------------
--- Erasure
-----------------------------------------------------------------------
-
--- What was stored of users before they were opted out, settled and erased; and
--- when that was done.
-CREATE TABLE soak.erased_event (event bigint, organization text, user_id text, other_id text, sent timestamptz, finished timestamptz);
-CREATE TABLE soak.erasure (organization text, user_id text, done timestamptz);
-
-CREATE FUNCTION soak.keep_erased() RETURNS trigger
-LANGUAGE plpgsql AS $$
-BEGIN
-	INSERT INTO soak.erased_event
-	VALUES (OLD.event, OLD.organization, OLD.user_id, OLD.other_id, OLD.sent, OLD.finished);
-	RETURN NULL;
-END $$;
-DO $$
-BEGIN
-	EXECUTE (SELECT string_agg(format('CREATE TRIGGER keep_erased AFTER DELETE ON %s FOR EACH ROW EXECUTE FUNCTION soak.keep_erased()',
-									  inhrelid::regclass), '; ')
-			   FROM pg_inherits WHERE inhparent = 'soak.present'::regclass);
-END $$;
-
-CREATE FUNCTION soak.erase(relation regclass, organization text, user_ids text[]) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-	EXECUTE format('DELETE FROM %s WHERE organization = $1 AND (user_id = ANY ($2) OR other_id = ANY ($2))', relation)
-	USING organization, user_ids;
-END $$;
-
-CREATE FUNCTION soak.note_erasure(organization text, user_ids text[]) RETURNS void
-LANGUAGE sql AS $$
-	INSERT INTO soak.erasure SELECT organization, user_id, clock_timestamp() FROM unnest(user_ids) AS user_id;
-$$;
 
 CREATE VIEW soak.stored AS
 SELECT event, sent, finished FROM soak.present
