@@ -13,12 +13,18 @@
 #   make dist        make the archive for PGXN
 #   make, make install, make installcheck   as with any PGXS extension
 
+# It can be built elsewhere, too: make -f .../Makefile
+here := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
+files = $(patsubst $(here)/%,%,$(sort $(wildcard $(addprefix $(here)/,$(1)))))
+
 EXTENSION = optout
-EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" optout.control)
+EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(here)/optout.control)
 MODULE_big = optout
-OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
-DATA = $(sort $(wildcard sql/*--*.sql)) sql/optout-page.sql
-DOCS = $(sort $(wildcard doc/*))
+OBJS = $(patsubst %.c,%.o,$(call files,src/*.c))
+# sql/optout.sql is the specification, from which the install script is built
+DATA_built = sql/optout--$(EXTVERSION).sql
+DATA = sql/optout--1.0.sql $(call files,sql/*--*--*.sql) sql/optout-page.sql
+DOCS = $(call files,doc/*)
 PG_CPPFLAGS = -DOPTOUT_VERSION='"$(EXTVERSION)"'
 # the same bytes wherever it is built; what is not exported cannot be replaced,
 # so calls within a file can be inlined
@@ -33,7 +39,7 @@ BUILT_FOR = .built-for
 
 # The examples of each page of the documentation that has any are a test like any
 # other, made from the page: doc/limits.md is tested by doc_limits.
-PAGE_TESTS = test/sql/readme.sql $(patsubst doc/%.md,test/sql/doc_%.sql,$(shell grep -lx '```sql' doc/*.md))
+PAGE_TESTS = test/sql/readme.sql $(patsubst $(here)/doc/%.md,test/sql/doc_%.sql,$(shell grep -lx '```sql' $(here)/doc/*.md))
 REGRESS = $(sort $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql) $(PAGE_TESTS)))
 REGRESS_OPTS = --inputdir=test --encoding=UTF8
 ISOLATION = $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec)))
@@ -53,12 +59,16 @@ uninstall: uninstall_pages
 uninstall_pages:	# PGXS looks for them in a folder doc
 	rm -rf '$(DESTDIR)$(docdir)/$(docmoduledir)'
 installcheck: $(PAGE_TESTS)
-$(OBJS) $(OBJS:.o=.bc): $(wildcard src/*.h) optout.control $(BUILT_FOR)
-$(shlib): src/exports.map
+$(OBJS) $(OBJS:.o=.bc): $(wildcard $(here)/src/*.h) $(here)/optout.control $(BUILT_FOR) | $(CURDIR)/src
+$(shlib): $(here)/src/exports.map
+$(DATA_built): $(here)/sql/optout.sql | $(CURDIR)/sql
+	cp $< $@
+$(CURDIR)/src $(CURDIR)/sql:
+	mkdir -p $@
 
 # the server and the options that objects are made for; changes only when they do,
 # so that none made for another server is installed
-$(BUILT_FOR): export built_for = $(shell $(PG_CONFIG)) $(CC) $(CPPFLAGS) $(CFLAGS) $(CFLAGS_SL) \
+$(BUILT_FOR): export built_for = $(shell $(PG_CONFIG)) $(CC) $(CPPFLAGS) $(subst $(CURDIR),.,$(CFLAGS)) $(CFLAGS_SL) \
 	$(LDFLAGS) $(LDFLAGS_SL) $(SHLIB_LINK)
 $(BUILT_FOR): FORCE
 	@printf '%s\n' "$$built_for" | cmp -s - $@ || printf '%s\n' "$$built_for" >$@

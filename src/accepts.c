@@ -47,8 +47,13 @@ PG_FUNCTION_INFO_V1(optout_is_opted_out_bigint_1_2);
 
 typedef bool (*Question) (text *organization, text *user_id, const TimestampTz *occurred_at);
 
-uint64		accepts_lookups[LOOKUP_KINDS];
+/* look-ups of this transaction, by what answered them */
+static uint64 accepts_lookups[LOOKUP_KINDS];
 
+static Answer accepts_ask_cache(uint64 hash, text *organization, Oid type, Datum user_id, bool has_time);
+static pg_attribute_always_inline Answer accepts_answer_at_once(text *organization, Oid type, Datum user_id,
+																bool has_time);
+static bool accepts_event(text *organization, text *user_id, const TimestampTz *occurred_at);
 static bool accepts_ask(FunctionCallInfo fcinfo, Oid type, Question question, bool nobody);
 static pg_attribute_always_inline bool accepts_ask_at_once(FunctionCallInfo fcinfo, Oid type);
 static void accepts_report_lookups(XactEvent event, void *arg);
@@ -66,37 +71,30 @@ accepts_install_hooks(void)
 bool
 is_opted_out(text *organization, text *user_id, const TimestampTz *occurred_at)
 {
-	uint64		seed;
 	UserKey		key;
 	Periods		periods;
 	uint64		xmin;
 	Coverage	covered;
-	bool		cached = false;
-	bool		opted_out;
+	Answer		answer;
 
 	/* 1. filter: a miss proves that the user has no period */
 	if (likely(coverage() == COVERAGE_FULL))
 	{
-		/* not before: shared memory may have been attached to just now */
-		seed = key_seed(organization);
-		if (likely(!filter_maybe_contains(key_hash(VARDATA_ANY(user_id),
-												   VARSIZE_ANY_EXHDR(user_id), seed))))
+		/* no seed before: shared memory may have been attached to just now */
+		uint64		hash = key_hash(VARDATA_ANY(user_id), VARSIZE_ANY_EXHDR(user_id),
+									key_seed(organization));
+
+		if (likely(!filter_maybe_contains(hash)))
 		{
 			accepts_lookups[LOOKUP_FILTER]++;
 			return false;
 		}
 
-		/*
-		 * 2. cache: knows the present only, so it may confirm the past, not
-		 * deny it
-		 */
-		key = key_of(user_id, seed);
-		cached = cache_find(&key, &opted_out);
-		if (cached && (opted_out || occurred_at == NULL))
-		{
-			accepts_lookups[LOOKUP_CACHE]++;
-			return opted_out;
-		}
+		/* 2. cache: who is opted out now */
+		answer = accepts_ask_cache(hash, organization, TEXTOID, PointerGetDatum(user_id),
+								   occurred_at != NULL);
+		if (answer != NOT_KNOWN)
+			return answer == OPTED_OUT;
 	}
 
 	/* what follows goes by invalidations; what went before need not */
@@ -121,15 +119,72 @@ is_opted_out(text *organization, text *user_id, const TimestampTz *occurred_at)
 		xmin = cache_xmin(periods_read(&periods, organization, user_id));
 		memo_add(&key, &periods);
 	}
-	if (covered == COVERAGE_FULL && !cached && xmin != 0)
+	if (covered == COVERAGE_FULL && xmin != 0)
 		cache_store(&key, periods.open, xmin);
 	return periods_include(&periods, occurred_at);
 }
 
 /*
+ * Step 2, for a user whose key has this lower half.  What the cache knows of the
+ * present may confirm the past, not deny it.
+ */
+static pg_noinline Answer
+accepts_ask_cache(uint64 hash, text *organization, Oid type, Datum user_id, bool has_time)
+{
+	char		buffer[IDENT_BUFFER];
+	int			len;
+	const char *bytes = ident_bytes(type, user_id, buffer, &len);
+	UserKey		key = key_complete(hash, bytes, len, key_seed(organization));
+	bool		opted_out;
+
+	if (!cache_find(&key, &opted_out) || (has_time && !opted_out))
+		return NOT_KNOWN;
+	accepts_lookups[LOOKUP_CACHE]++;
+	return opted_out ? OPTED_OUT : NOT_OPTED_OUT;
+}
+
+/*
+ * What these two steps say where nothing else needs to be done, as for nearly all
+ * rows.  The caller asks is_opted_out() where they do not know.
+ *
+ * This is what a row costs that is kept: a hash and one look at memory.  It is
+ * sound for any time the event may have, for the filter holds all users who have
+ * any period.
+ */
+static pg_attribute_always_inline Answer
+accepts_answer_at_once(text *organization, Oid type, Datum user_id, bool has_time)
+{
+	char		buffer[IDENT_BUFFER];
+	const char *bytes;
+	int			len;
+	uint64		seed;
+	uint64		hash;
+
+	if (unlikely(!coverage_is_held()) || unlikely(!key_find_seed(organization, &seed)))
+		return NOT_KNOWN;
+	bytes = ident_bytes(type, user_id, buffer, &len);
+	if (unlikely(bytes == NULL))
+		return NOT_KNOWN;
+	hash = key_hash(bytes, len, seed);
+	if (unlikely(filter_maybe_contains(hash)))
+		return accepts_ask_cache(hash, organization, type, user_id, has_time);
+	accepts_lookups[LOOKUP_FILTER]++;
+	return NOT_OPTED_OUT;
+}
+
+/*
+ * The same for the guard.
+ */
+Answer
+is_opted_out_at_once(text *organization, Oid type, Datum user_id, bool has_time)
+{
+	return accepts_answer_at_once(organization, type, user_id, has_time);
+}
+
+/*
  * Whether an event of the user may be stored.  If not, it counts as discarded.
  */
-bool
+static bool
 accepts_event(text *organization, text *user_id, const TimestampTz *occurred_at)
 {
 	settle_register();
@@ -188,10 +243,20 @@ accepts_ask(FunctionCallInfo fcinfo, Oid type, Question question, bool nobody)
 static pg_attribute_always_inline bool
 accepts_ask_at_once(FunctionCallInfo fcinfo, Oid type)
 {
-	return likely(!PG_ARGISNULL(0) &&
-				  accepts_at_once(PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1),
-								  type, PG_GETARG_DATUM(0))) ||
-		accepts_ask(fcinfo, type, accepts_event, true);
+	if (likely(!PG_ARGISNULL(0)))
+	{
+		text	   *organization = PG_ARGISNULL(1) ? organization_setting_text : PG_GETARG_TEXT_PP(1);
+		Answer		answer = accepts_answer_at_once(organization, type, PG_GETARG_DATUM(0), !PG_ARGISNULL(2));
+
+		if (likely(answer == NOT_OPTED_OUT))
+			return true;
+		if (answer == OPTED_OUT)
+		{
+			ledger_count(organization);
+			return false;
+		}
+	}
+	return accepts_ask(fcinfo, type, accepts_event, true);
 }
 
 /*

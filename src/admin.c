@@ -56,7 +56,7 @@ PG_FUNCTION_INFO_V1(optout_unlink);
 #define ARG_TEXT(n) (PG_ARGISNULL(n) ? NULL : PG_GETARG_TEXT_PP(n))
 #define ARG_ARRAY(n) (PG_ARGISNULL(n) ? NULL : PG_GETARG_ARRAYTYPE_P(n))
 
-/* the arguments every function here starts with: whom, in which organisation */
+/* the arguments every function here starts with: whom, in which organization */
 typedef struct AdminArgs
 {
 	UserIds		users;
@@ -73,40 +73,40 @@ typedef struct Forgotten
 	UserIds		aliases;
 } Forgotten;
 
-static AdminArgs get_admin_args(FunctionCallInfo fcinfo, UserIds users,
-								ProgressCommand command);
-static AdminArgs begin_command(FunctionCallInfo fcinfo, UserIds users, text *organization,
-							   bool many, ProgressCommand command);
-static void phase(const AdminArgs *args, ProgressPhase phase, uint64 total);
-static void end_command(const AdminArgs *args);
-static void require_known(text *organization, const UserIds *users,
-						  const UserIds *enrolled, const UserIds *opted_out);
-static Links lock_aliases(AdminArgs *args, const UserIds *users);
-static Forgotten forget_lock(AdminArgs *args, bool force);
-static uint64 forget_count_rows(const AdminArgs *args, Snapshot snapshot);
-static uint64 forget_delete(const AdminArgs *args, const Forgotten *forgotten, Snapshot snapshot);
-static uint64 guess_copies(uint64 nperiods, int nusers, int naliases);
-static uint64 opt_out(FunctionCallInfo fcinfo, UserIds users);
-static uint64 opt_in(FunctionCallInfo fcinfo, UserIds users);
-static uint64 forget(FunctionCallInfo fcinfo, UserIds users);
-static uint64 link_all(FunctionCallInfo fcinfo, Links links);
+static AdminArgs admin_begin_for_users(FunctionCallInfo fcinfo, UserIds users,
+									   ProgressCommand command);
+static AdminArgs admin_begin(FunctionCallInfo fcinfo, UserIds users, text *organization,
+							 bool many, ProgressCommand command);
+static void admin_phase(const AdminArgs *args, ProgressPhase phase, uint64 total);
+static void admin_end(const AdminArgs *args);
+static void admin_require_known(text *organization, const UserIds *users,
+								const UserIds *enrolled, const UserIds *opted_out);
+static Links admin_lock_aliases(AdminArgs *args, const UserIds *users);
+static Forgotten admin_forget_lock(AdminArgs *args, bool force);
+static uint64 admin_forget_count_rows(const AdminArgs *args, Snapshot snapshot);
+static uint64 admin_forget_delete(const AdminArgs *args, const Forgotten *forgotten, Snapshot snapshot);
+static uint64 admin_guess_copies(uint64 nperiods, int nusers, int naliases);
+static uint64 admin_opt_out(FunctionCallInfo fcinfo, UserIds users);
+static uint64 admin_opt_in(FunctionCallInfo fcinfo, UserIds users);
+static uint64 admin_forget(FunctionCallInfo fcinfo, UserIds users);
+static uint64 admin_link(FunctionCallInfo fcinfo, Links links);
 
 /*
- * Begin an administration function: resolve the organisation and check that
+ * Begin an administration function: resolve the organization and check that
  * the caller may administer it.  All begin by locking the users.
  */
 static AdminArgs
-get_admin_args(FunctionCallInfo fcinfo, UserIds users, ProgressCommand command)
+admin_begin_for_users(FunctionCallInfo fcinfo, UserIds users, ProgressCommand command)
 {
-	return begin_command(fcinfo, users, ARG_TEXT(1), users.count >= MANY_USERS, command);
+	return admin_begin(fcinfo, users, ARG_TEXT(1), users.count >= MANY_USERS, command);
 }
 
 /*
  * The same for any order of arguments, and whether there is much to do.
  */
 static AdminArgs
-begin_command(FunctionCallInfo fcinfo, UserIds users, text *organization,
-			  bool many, ProgressCommand command)
+admin_begin(FunctionCallInfo fcinfo, UserIds users, text *organization,
+			bool many, ProgressCommand command)
 {
 	AdminArgs	args;
 
@@ -125,7 +125,7 @@ begin_command(FunctionCallInfo fcinfo, UserIds users, text *organization,
  * Go on to the next phase, with so many steps.
  */
 static void
-phase(const AdminArgs *args, ProgressPhase phase, uint64 total)
+admin_phase(const AdminArgs *args, ProgressPhase phase, uint64 total)
 {
 	if (args->reported)
 		progress_phase(phase, total);
@@ -135,7 +135,7 @@ phase(const AdminArgs *args, ProgressPhase phase, uint64 total)
  * End an administration function.
  */
 static void
-end_command(const AdminArgs *args)
+admin_end(const AdminArgs *args)
 {
 	if (args->reported)
 		progress_end();
@@ -146,8 +146,8 @@ end_command(const AdminArgs *args)
  * users.  All sets are sorted, so one step through them side by side suffices.
  */
 static void
-require_known(text *organization, const UserIds *users,
-			  const UserIds *enrolled, const UserIds *opted_out)
+admin_require_known(text *organization, const UserIds *users,
+					const UserIds *enrolled, const UserIds *opted_out)
 {
 	int			e = 0;
 	int			o = 0;
@@ -178,7 +178,7 @@ require_known(text *organization, const UserIds *users,
  * the users are few.
  */
 static Links
-lock_aliases(AdminArgs *args, const UserIds *users)
+admin_lock_aliases(AdminArgs *args, const UserIds *users)
 {
 	Links		found = links_find(args->organization, users);
 	UserIds		aliases;
@@ -205,7 +205,7 @@ lock_aliases(AdminArgs *args, const UserIds *users)
  * user.
  */
 static uint64
-guess_copies(uint64 nperiods, int nusers, int naliases)
+admin_guess_copies(uint64 nperiods, int nusers, int naliases)
 {
 	return nusers == 0 ? 0 : (uint64) ((double) nperiods * naliases / nusers);
 }
@@ -216,11 +216,11 @@ guess_copies(uint64 nperiods, int nusers, int naliases)
 Datum
 optout_enroll(PG_FUNCTION_ARGS)
 {
-	AdminArgs	args = get_admin_args(fcinfo, user_ids_from_text(ARG_TEXT(0)), PROGRESS_ENROLL);
+	AdminArgs	args = admin_begin_for_users(fcinfo, user_ids_from_text(ARG_TEXT(0)), PROGRESS_ENROLL);
 
 	user_ids_warn_of_uuids(&args.users);
 	directory_enroll(args.organization, &args.users, ARG_TEXT(2), ARG_TEXT(3), false);
-	end_command(&args);
+	admin_end(&args);
 	PG_RETURN_VOID();
 }
 
@@ -230,11 +230,11 @@ optout_enroll(PG_FUNCTION_ARGS)
 Datum
 optout_enroll_array(PG_FUNCTION_ARGS)
 {
-	AdminArgs	args = get_admin_args(fcinfo, user_ids_from_array(ARG_ARRAY(0)), PROGRESS_ENROLL);
+	AdminArgs	args = admin_begin_for_users(fcinfo, user_ids_from_array(ARG_ARRAY(0)), PROGRESS_ENROLL);
 
 	user_ids_warn_of_uuids(&args.users);
 	directory_enroll(args.organization, &args.users, NULL, NULL, false);
-	end_command(&args);
+	admin_end(&args);
 	PG_RETURN_VOID();
 }
 
@@ -244,7 +244,7 @@ optout_enroll_array(PG_FUNCTION_ARGS)
 Datum
 optout_opt_out(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(opt_out(fcinfo, user_ids_from_text(ARG_TEXT(0))) > 0);
+	PG_RETURN_BOOL(admin_opt_out(fcinfo, user_ids_from_text(ARG_TEXT(0))) > 0);
 }
 
 /*
@@ -253,29 +253,29 @@ optout_opt_out(PG_FUNCTION_ARGS)
 Datum
 optout_opt_out_array(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64((int64) opt_out(fcinfo, user_ids_from_array(ARG_ARRAY(0))));
+	PG_RETURN_INT64((int64) admin_opt_out(fcinfo, user_ids_from_array(ARG_ARRAY(0))));
 }
 
 static uint64
-opt_out(FunctionCallInfo fcinfo, UserIds users)
+admin_opt_out(FunctionCallInfo fcinfo, UserIds users)
 {
-	AdminArgs	args = get_admin_args(fcinfo, users, PROGRESS_OPT_OUT);
+	AdminArgs	args = admin_begin_for_users(fcinfo, users, PROGRESS_OPT_OUT);
 	UserIds		enrolled = directory_lock(args.organization, &args.users);
 	Links		links;
 	uint64		count;
 
 	links_refuse_aliases(args.organization, &args.users);
-	require_known(args.organization, &args.users, &enrolled, NULL);
+	admin_require_known(args.organization, &args.users, &enrolled, NULL);
 	user_ids_warn_of_uuids(&args.users);
-	links = lock_aliases(&args, &args.users);
-	phase(&args, PROGRESS_WRITING_PERIODS, args.users.count);
+	links = admin_lock_aliases(&args, &args.users);
+	admin_phase(&args, PROGRESS_WRITING_PERIODS, args.users.count);
 	count = periods_open(args.organization, &args.users, ARG_TEXT(2));
 	if (links.count > 0)
 	{
-		phase(&args, PROGRESS_WRITING_PERIODS, links.count);
+		admin_phase(&args, PROGRESS_WRITING_PERIODS, links.count);
 		links_copy_periods(args.organization, &links, true);
 	}
-	end_command(&args);
+	admin_end(&args);
 	return count;
 }
 
@@ -285,7 +285,7 @@ opt_out(FunctionCallInfo fcinfo, UserIds users)
 Datum
 optout_opt_in(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(opt_in(fcinfo, user_ids_from_text(ARG_TEXT(0))) > 0);
+	PG_RETURN_BOOL(admin_opt_in(fcinfo, user_ids_from_text(ARG_TEXT(0))) > 0);
 }
 
 /*
@@ -294,13 +294,13 @@ optout_opt_in(PG_FUNCTION_ARGS)
 Datum
 optout_opt_in_array(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64((int64) opt_in(fcinfo, user_ids_from_array(ARG_ARRAY(0))));
+	PG_RETURN_INT64((int64) admin_opt_in(fcinfo, user_ids_from_array(ARG_ARRAY(0))));
 }
 
 static uint64
-opt_in(FunctionCallInfo fcinfo, UserIds users)
+admin_opt_in(FunctionCallInfo fcinfo, UserIds users)
 {
-	AdminArgs	args = get_admin_args(fcinfo, users, PROGRESS_OPT_IN);
+	AdminArgs	args = admin_begin_for_users(fcinfo, users, PROGRESS_OPT_IN);
 	UserIds		enrolled = directory_lock(args.organization, &args.users);
 	UserIds		opted_out;
 	Links		links;
@@ -309,21 +309,21 @@ opt_in(FunctionCallInfo fcinfo, UserIds users)
 	uint64		count;
 
 	links_refuse_aliases(args.organization, &args.users);
-	phase(&args, PROGRESS_LOCKING_OPEN_PERIODS, args.users.count);
+	admin_phase(&args, PROGRESS_LOCKING_OPEN_PERIODS, args.users.count);
 	opted_out = periods_lock_open(args.organization, &args.users);
-	require_known(args.organization, &args.users, &enrolled, &opted_out);
-	links = lock_aliases(&args, &opted_out);
-	phase(&args, PROGRESS_WRITING_PERIODS, opted_out.count);
+	admin_require_known(args.organization, &args.users, &enrolled, &opted_out);
+	links = admin_lock_aliases(&args, &opted_out);
+	admin_phase(&args, PROGRESS_WRITING_PERIODS, opted_out.count);
 	now = GetCurrentTimestamp();
 	count = periods_close(args.organization, &opted_out, false, now, reason);
 	if (links.count > 0)
 	{
 		UserIds		aliases = links_aliases(&links);
 
-		phase(&args, PROGRESS_WRITING_PERIODS, aliases.count);
+		admin_phase(&args, PROGRESS_WRITING_PERIODS, aliases.count);
 		periods_close(args.organization, &aliases, true, now, reason);
 	}
-	end_command(&args);
+	admin_end(&args);
 	return count;
 }
 
@@ -333,7 +333,7 @@ opt_in(FunctionCallInfo fcinfo, UserIds users)
 Datum
 optout_forget(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(forget(fcinfo, user_ids_from_text(ARG_TEXT(0))) > 0);
+	PG_RETURN_BOOL(admin_forget(fcinfo, user_ids_from_text(ARG_TEXT(0))) > 0);
 }
 
 /*
@@ -342,7 +342,7 @@ optout_forget(PG_FUNCTION_ARGS)
 Datum
 optout_forget_array(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64((int64) forget(fcinfo, user_ids_from_array(ARG_ARRAY(0))));
+	PG_RETURN_INT64((int64) admin_forget(fcinfo, user_ids_from_array(ARG_ARRAY(0))));
 }
 
 /*
@@ -352,9 +352,9 @@ optout_forget_array(PG_FUNCTION_ARGS)
  * and nothing else; if it shows more, we lock that as well.
  */
 static uint64
-forget(FunctionCallInfo fcinfo, UserIds users)
+admin_forget(FunctionCallInfo fcinfo, UserIds users)
 {
-	AdminArgs	args = get_admin_args(fcinfo, users, PROGRESS_FORGET);
+	AdminArgs	args = admin_begin_for_users(fcinfo, users, PROGRESS_FORGET);
 	bool		force = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
 	Forgotten	forgotten;
 	Snapshot	snapshot;
@@ -362,19 +362,19 @@ forget(FunctionCallInfo fcinfo, UserIds users)
 
 	for (;;)
 	{
-		forgotten = forget_lock(&args, force);
+		forgotten = admin_forget_lock(&args, force);
 		snapshot = tables_snapshot();
 		if (forgotten.nusers == (uint64) args.users.count ||
-			forget_count_rows(&args, snapshot) ==
+			admin_forget_count_rows(&args, snapshot) ==
 			forgotten.nusers + forgotten.nperiods + forgotten.aliases.count)
 			break;
 		UnregisterSnapshot(snapshot);
 		CHECK_FOR_INTERRUPTS();
-		phase(&args, PROGRESS_LOCKING_USERS, args.users.count);
+		admin_phase(&args, PROGRESS_LOCKING_USERS, args.users.count);
 	}
-	count = forget_delete(&args, &forgotten, snapshot);
+	count = admin_forget_delete(&args, &forgotten, snapshot);
 	UnregisterSnapshot(snapshot);
-	end_command(&args);
+	admin_end(&args);
 	return count;
 }
 
@@ -382,7 +382,7 @@ forget(FunctionCallInfo fcinfo, UserIds users)
  * Lock all rows of the users.  Raise an error if one is opted out, unless forced.
  */
 static Forgotten
-forget_lock(AdminArgs *args, bool force)
+admin_forget_lock(AdminArgs *args, bool force)
 {
 	Forgotten	result;
 	UserIds		opted_out;
@@ -390,9 +390,9 @@ forget_lock(AdminArgs *args, bool force)
 
 	result.nusers = directory_lock(args->organization, &args->users).count;
 	links_refuse_aliases(args->organization, &args->users);
-	phase(args, PROGRESS_LOCKING_PERIODS, args->users.count);
+	admin_phase(args, PROGRESS_LOCKING_PERIODS, args->users.count);
 	result.nperiods = periods_lock(args->organization, &args->users);
-	phase(args, PROGRESS_LOCKING_OPEN_PERIODS, args->users.count);
+	admin_phase(args, PROGRESS_LOCKING_OPEN_PERIODS, args->users.count);
 	opted_out = periods_lock_open(args->organization, &args->users);
 	if (opted_out.count > 0 && !force)
 		ereport(ERROR,
@@ -402,7 +402,7 @@ forget_lock(AdminArgs *args, bool force)
 						ident_for_message(args->organization)),
 				 errdetail("Once forgotten, the user's events would be accepted again."),
 				 errhint("Opt the user in first, or pass force => true.")));
-	links = lock_aliases(args, &args->users);
+	links = admin_lock_aliases(args, &args->users);
 	result.aliases = links_aliases(&links);
 	return result;
 }
@@ -411,7 +411,7 @@ forget_lock(AdminArgs *args, bool force)
  * How many rows of the users the snapshot shows.
  */
 static uint64
-forget_count_rows(const AdminArgs *args, Snapshot snapshot)
+admin_forget_count_rows(const AdminArgs *args, Snapshot snapshot)
 {
 	Oid			argtypes[2] = {TEXTOID, TEXTARRAYOID};
 	Datum		values[2];
@@ -433,18 +433,18 @@ forget_count_rows(const AdminArgs *args, Snapshot snapshot)
  * Returns of how many users there were any.
  */
 static uint64
-forget_delete(const AdminArgs *args, const Forgotten *forgotten, Snapshot snapshot)
+admin_forget_delete(const AdminArgs *args, const Forgotten *forgotten, Snapshot snapshot)
 {
 	Oid			argtypes[3] = {TEXTOID, TEXTARRAYOID, TEXTARRAYOID};
 	Datum		values[3];
 	bool		has_aliases = forgotten->aliases.count > 0;
 	uint64		nperiods = forgotten->nperiods;
 
-	nperiods += guess_copies(nperiods, args->users.count, forgotten->aliases.count);
+	nperiods += admin_guess_copies(nperiods, args->users.count, forgotten->aliases.count);
 	values[0] = PointerGetDatum(args->organization);
 	values[1] = PointerGetDatum(user_ids_to_array(&args->users));
 	values[2] = PointerGetDatum(user_ids_to_array(&forgotten->aliases));
-	phase(args, PROGRESS_DELETING, nperiods);
+	admin_phase(args, PROGRESS_DELETING, nperiods);
 	return tables_select_count_under(psprintf("WITH u AS ("
 											  "DELETE FROM optout.product_user "
 											  "WHERE organization = $1 AND user_id = ANY ($2) RETURNING user_id"
@@ -470,7 +470,7 @@ forget_delete(const AdminArgs *args, const Forgotten *forgotten, Snapshot snapsh
 Datum
 optout_link(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64((int64) link_all(fcinfo, links_from_user(ARG_TEXT(0), ARG_ARRAY(1))));
+	PG_RETURN_INT64((int64) admin_link(fcinfo, links_from_user(ARG_TEXT(0), ARG_ARRAY(1))));
 }
 
 /*
@@ -479,14 +479,14 @@ optout_link(PG_FUNCTION_ARGS)
 Datum
 optout_link_array(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64((int64) link_all(fcinfo, links_from_arrays(ARG_ARRAY(0), ARG_ARRAY(1))));
+	PG_RETURN_INT64((int64) admin_link(fcinfo, links_from_arrays(ARG_ARRAY(0), ARG_ARRAY(1))));
 }
 
 static uint64
-link_all(FunctionCallInfo fcinfo, Links links)
+admin_link(FunctionCallInfo fcinfo, Links links)
 {
-	AdminArgs	args = begin_command(fcinfo, links_users(&links), ARG_TEXT(2),
-									 links.count >= MANY_USERS, PROGRESS_LINK);
+	AdminArgs	args = admin_begin(fcinfo, links_users(&links), ARG_TEXT(2),
+								   links.count >= MANY_USERS, PROGRESS_LINK);
 	UserIds		enrolled = directory_lock(args.organization, &args.users);
 	UserIds		opted_out;
 	UserIds		aliases;
@@ -494,29 +494,29 @@ link_all(FunctionCallInfo fcinfo, Links links)
 	uint64		nperiods;
 
 	links_refuse_aliases(args.organization, &args.users);
-	phase(&args, PROGRESS_LOCKING_PERIODS, args.users.count);
+	admin_phase(&args, PROGRESS_LOCKING_PERIODS, args.users.count);
 	nperiods = periods_lock(args.organization, &args.users);
-	phase(&args, PROGRESS_LOCKING_OPEN_PERIODS, args.users.count);
+	admin_phase(&args, PROGRESS_LOCKING_OPEN_PERIODS, args.users.count);
 	opted_out = periods_lock_open(args.organization, &args.users);
-	require_known(args.organization, &args.users, &enrolled, &opted_out);
+	admin_require_known(args.organization, &args.users, &enrolled, &opted_out);
 
 	new = links_missing(args.organization, &links);
 	if (new.count > 0)
 	{
 		aliases = links_aliases(&new);
 		user_ids_warn_of_uuids(&aliases);
-		phase(&args, PROGRESS_WRITING_ALIASES, new.count);
+		admin_phase(&args, PROGRESS_WRITING_ALIASES, new.count);
 		links_write(args.organization, &new, ARG_TEXT(3));
-		phase(&args, PROGRESS_CHECKING_ALIASES, new.count);
+		admin_phase(&args, PROGRESS_CHECKING_ALIASES, new.count);
 		links_refuse_persons(args.organization, &aliases);
 		if (nperiods > 0)
 		{
-			phase(&args, PROGRESS_WRITING_PERIODS,
-				  guess_copies(nperiods, args.users.count, new.count));
+			admin_phase(&args, PROGRESS_WRITING_PERIODS,
+						admin_guess_copies(nperiods, args.users.count, new.count));
 			links_copy_periods(args.organization, &new, false);
 		}
 	}
-	end_command(&args);
+	admin_end(&args);
 	return new.count;
 }
 
@@ -530,8 +530,8 @@ optout_unlink(PG_FUNCTION_ARGS)
 	Datum	   *ids = idents_from_array("aliases", "alias", ARG_ARRAY(0), &count);
 	UserIds		aliases = user_ids_from_datums(ids, count);
 	bool		force = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
-	AdminArgs	args = begin_command(fcinfo, aliases, ARG_TEXT(1),
-									 aliases.count >= MANY_USERS, PROGRESS_UNLINK);
+	AdminArgs	args = admin_begin(fcinfo, aliases, ARG_TEXT(1),
+								   aliases.count >= MANY_USERS, PROGRESS_UNLINK);
 	Links		links = links_read(args.organization, &aliases);
 	UserIds		owners = links_users(&links);
 	UserIds		locked;
@@ -551,11 +551,11 @@ optout_unlink(PG_FUNCTION_ARGS)
 
 		BeginInternalSubTransaction(NULL);
 		MemoryContextSwitchTo(context);
-		phase(&args, PROGRESS_LOCKING_USERS, owners.count);
+		admin_phase(&args, PROGRESS_LOCKING_USERS, owners.count);
 		(void) directory_lock(args.organization, &owners);
-		phase(&args, PROGRESS_LOCKING_PERIODS, owners.count);
+		admin_phase(&args, PROGRESS_LOCKING_PERIODS, owners.count);
 		nperiods = periods_lock(args.organization, &owners);
-		phase(&args, PROGRESS_LOCKING_ALIASES, aliases.count);
+		admin_phase(&args, PROGRESS_LOCKING_ALIASES, aliases.count);
 		locked = links_lock(args.organization, &aliases);
 		links = links_read(args.organization, &locked);
 		args.users = links_users(&links);
@@ -575,10 +575,10 @@ optout_unlink(PG_FUNCTION_ARGS)
 		links_refuse_opted_out(args.organization, &links);
 	if (locked.count > 0)
 	{
-		phase(&args, PROGRESS_DELETING, guess_copies(nperiods, owners.count, locked.count));
+		admin_phase(&args, PROGRESS_DELETING, admin_guess_copies(nperiods, owners.count, locked.count));
 		deleted = links_delete(args.organization, &locked);
 	}
-	end_command(&args);
+	admin_end(&args);
 	PG_RETURN_INT64((int64) deleted);
 }
 
@@ -591,12 +591,12 @@ optout_unlink(PG_FUNCTION_ARGS)
 Datum
 optout_sign_in(PG_FUNCTION_ARGS)
 {
-	AdminArgs	args = get_admin_args(fcinfo, user_ids_from_text(ARG_TEXT(0)), PROGRESS_ENROLL);
+	AdminArgs	args = admin_begin_for_users(fcinfo, user_ids_from_text(ARG_TEXT(0)), PROGRESS_ENROLL);
 
 	complete_check();
 	user_ids_warn_of_uuids(&args.users);
 	directory_enroll(args.organization, &args.users, ARG_TEXT(2), ARG_TEXT(3), true);
-	end_command(&args);
+	admin_end(&args);
 	PG_RETURN_BOOL(!periods_cover(args.organization,
 								  DatumGetTextPP(args.users.ids[0]), NULL));
 }

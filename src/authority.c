@@ -3,14 +3,14 @@
  *		Who may do what.
  *
  * Superusers and the owner of the extension may do everything.  Everybody else
- * needs a row of optout.authority for the organisation (or for '*'), held by a
+ * needs a row of optout.authority for the organization (or for '*'), held by a
  * role whose privileges the effective caller has.  The row is looked up under
  * the latest snapshot, so that a revoked authority is gone at once.
  *
  * PUBLIC cannot execute the functions of an administrator.  Whoever may
- * administer some organisation is granted EXECUTE on them here; this also makes
+ * administer some organization is granted EXECUTE on them here; this also makes
  * DROP ROLE refuse a role that still has authority.  The functions themselves
- * then check for which organisation.
+ * then check for which organization.
  *
  * What the views show is decided by the same rows, in SQL (view
  * optout.readable_organization).
@@ -69,10 +69,10 @@ typedef struct Authority
 
 static void authority_require(text *organization, bool reading);
 static bool authority_find(text *organization, bool reading);
-static bool text_is(text *value, const char *s);
-static Authority get_authority_args(FunctionCallInfo fcinfo);
-static char *existing_routines(void);
-static void execute_as_no_script(const char *command);
+static bool authority_text_is(text *value, const char *s);
+static Authority authority_args(FunctionCallInfo fcinfo);
+static char *authority_existing_routines(void);
+static void authority_execute_as_no_script(const char *command);
 
 /*
  * Raise an error (42501) unless the effective caller may administer the
@@ -95,8 +95,8 @@ static void
 authority_require(text *organization, bool reading)
 {
 	/*
-	 * A transaction that holds its locks already hears of nothing: not of a
-	 * membership that was revoked, say.  So listen.
+	 * Invalidations are processed when a lock is taken.  We may take none, so
+	 * accept them here; otherwise a revoked membership could go unnoticed.
 	 */
 	AcceptInvalidationMessages();
 
@@ -142,7 +142,7 @@ authority_find(text *organization, bool reading)
 			Datum		privilege = heap_getattr(tuple, Anum_authority_privilege,
 												 RelationGetDescr(rel), &isnull);
 
-			found = (reading || text_is(DatumGetTextPP(privilege), PRIVILEGE_ADMINISTER)) &&
+			found = (reading || authority_text_is(DatumGetTextPP(privilege), PRIVILEGE_ADMINISTER)) &&
 				has_privs_of_role(GetUserId(), DatumGetObjectId(role));
 		}
 		tables_endscan(&scan);
@@ -153,7 +153,7 @@ authority_find(text *organization, bool reading)
 }
 
 static bool
-text_is(text *value, const char *s)
+authority_text_is(text *value, const char *s)
 {
 	return VARSIZE_ANY_EXHDR(value) == strlen(s) &&
 		memcmp(VARDATA_ANY(value), s, strlen(s)) == 0;
@@ -164,7 +164,7 @@ text_is(text *value, const char *s)
  * doing the same until we commit: two GRANTs on one function at a time fail.
  */
 static Authority
-get_authority_args(FunctionCallInfo fcinfo)
+authority_args(FunctionCallInfo fcinfo)
 {
 	Authority	auth;
 
@@ -185,8 +185,8 @@ get_authority_args(FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("privilege must not be null")));
 	auth.privilege = PG_GETARG_TEXT_PP(2);
-	auth.administer = text_is(auth.privilege, PRIVILEGE_ADMINISTER);
-	if (!auth.administer && !text_is(auth.privilege, PRIVILEGE_READ))
+	auth.administer = authority_text_is(auth.privilege, PRIVILEGE_ADMINISTER);
+	if (!auth.administer && !authority_text_is(auth.privilege, PRIVILEGE_READ))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unrecognized privilege \"%s\"", ident_for_message(auth.privilege)),
@@ -203,7 +203,7 @@ get_authority_args(FunctionCallInfo fcinfo)
  * they are an older version's.
  */
 static char *
-existing_routines(void)
+authority_existing_routines(void)
 {
 	StringInfoData list;
 
@@ -228,7 +228,7 @@ existing_routines(void)
  * no dump repeats; but these are grants of the site's.
  */
 static void
-execute_as_no_script(const char *command)
+authority_execute_as_no_script(const char *command)
 {
 	bool		in_script = creating_extension;
 
@@ -244,7 +244,7 @@ execute_as_no_script(const char *command)
 Datum
 optout_grant_authority(PG_FUNCTION_ARGS)
 {
-	Authority	auth = get_authority_args(fcinfo);
+	Authority	auth = authority_args(fcinfo);
 	Oid			argtypes[3] = {REGROLEOID, TEXTOID, TEXTOID};
 	Datum		values[3];
 
@@ -261,9 +261,9 @@ optout_grant_authority(PG_FUNCTION_ARGS)
 				   "VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
 				   3, argtypes, values, NULL);
 	if (auth.administer)
-		execute_as_no_script(psprintf("GRANT EXECUTE ON ROUTINE %s TO %s",
-									  existing_routines(),
-									  quote_identifier(GetUserNameFromId(auth.role, false))));
+		authority_execute_as_no_script(psprintf("GRANT EXECUTE ON ROUTINE %s TO %s",
+												authority_existing_routines(),
+												quote_identifier(GetUserNameFromId(auth.role, false))));
 	PG_RETURN_VOID();
 }
 
@@ -275,7 +275,7 @@ optout_grant_authority(PG_FUNCTION_ARGS)
 Datum
 optout_revoke_authority(PG_FUNCTION_ARGS)
 {
-	Authority	auth = get_authority_args(fcinfo);
+	Authority	auth = authority_args(fcinfo);
 	Oid			argtypes[3] = {REGROLEOID, TEXTOID, TEXTOID};
 	Datum		values[3];
 	char	   *rolename = GetUserNameFromId(auth.role, true);
@@ -296,8 +296,8 @@ optout_revoke_authority(PG_FUNCTION_ARGS)
 			 tables_select_count("SELECT count(*) FROM optout.authority "
 								 "WHERE role = $1 AND privilege = '" PRIVILEGE_ADMINISTER "'",
 								 1, argtypes, values, NULL) == 0)
-		execute_as_no_script(psprintf("REVOKE EXECUTE ON ROUTINE %s FROM %s",
-									  existing_routines(),
-									  quote_identifier(rolename)));
+		authority_execute_as_no_script(psprintf("REVOKE EXECUTE ON ROUTINE %s FROM %s",
+												authority_existing_routines(),
+												quote_identifier(rolename)));
 	PG_RETURN_VOID();
 }

@@ -32,7 +32,9 @@
  * at once, fails the comparison of keys and counts as a miss.
  *
  * The cache keeps those who are asked for.  It is filled with others only while
- * the keys are added, and only where there is room.
+ * the keys are added, and only where there is room; they are the first to be given
+ * up.  Whoever finds one of these writes it anew as asked for, which is as good as
+ * storing it: what it says, and since when, stays the same.
  */
 #include "postgres.h"
 
@@ -42,9 +44,14 @@
 #include "cache.h"
 #include "shared.h"
 
-/* what an entry says, in its second word: the writer's id and one bit */
-#define ENTRY(writer, opted_out) ((writer) << 1 | ((opted_out) ? 1 : 0))
-#define ENTRY_WRITER(entry) ((entry) >> 1)
+/*
+ * What an entry says, in its second word: the writer's id, whether anybody has
+ * asked for the user, and whether the user is opted out.
+ */
+#define ENTRY(writer, asked_for, opted_out) \
+	((writer) << 2 | ((asked_for) ? 2 : 0) | ((opted_out) ? 1 : 0))
+#define ENTRY_WRITER(entry) ((entry) >> 2)
+#define ENTRY_ASKED_FOR(entry) (((entry) & 2) != 0)
 #define ENTRY_OPTED_OUT(entry) (((entry) & 1) != 0)
 
 /*
@@ -61,6 +68,8 @@ static inline bool cache_find_in(pg_atomic_uint64 *bucket, const UserKey *key,
 								 uint64 writer, bool *opted_out);
 static pg_atomic_uint64 *cache_free_slot(pg_atomic_uint64 *bucket, const UserKey *key);
 static pg_atomic_uint64 *cache_find_slot(const UserKey *key);
+static pg_atomic_uint64 *cache_unasked_slot(pg_atomic_uint64 *bucket);
+static pg_atomic_uint64 *cache_give_up_slot(const UserKey *key);
 static void cache_write_slot(pg_atomic_uint64 *slot, const UserKey *key, uint64 entry);
 static void cache_raise_writer(pg_atomic_uint64 *writer, uint64 xid);
 
@@ -70,7 +79,7 @@ cache_bucket(uint64 hash)
 	return shared_cache + BLOCK_WORDS * (hash & (shared->nbuckets - 1));
 }
 
-/* the low bits, as in the memo's hash table */
+/* by the low bits, as in the memo's hash table */
 static inline pg_atomic_uint64 *
 cache_first_bucket(const UserKey *key)
 {
@@ -101,6 +110,8 @@ cache_find_in(pg_atomic_uint64 *bucket, const UserKey *key, uint64 writer, bool 
 		if ((check ^ entry) == CACHE_CHECK(key) && ENTRY_WRITER(entry) == writer)
 		{
 			*opted_out = ENTRY_OPTED_OUT(entry);
+			if (unlikely(!ENTRY_ASKED_FOR(entry)))
+				cache_write_slot(&bucket[i], key, ENTRY(writer, true, *opted_out));
 			return true;
 		}
 	}
@@ -145,9 +156,43 @@ cache_find_slot(const UserKey *key)
 	return slot != NULL ? slot : cache_free_slot(cache_second_bucket(key), key);
 }
 
+/*
+ * Where in this bucket the entry of somebody is whom nobody has asked for; NULL
+ * where there is none.
+ */
+static pg_atomic_uint64 *
+cache_unasked_slot(pg_atomic_uint64 *bucket)
+{
+	for (int i = 0; i < BLOCK_WORDS; i += 2)
+	{
+		if (!ENTRY_ASKED_FOR(pg_atomic_read_u64(&bucket[i + 1])))
+			return &bucket[i];
+	}
+	return NULL;
+}
+
+/*
+ * Where to put the user's entry if both of its buckets are full.
+ */
+static pg_atomic_uint64 *
+cache_give_up_slot(const UserKey *key)
+{
+	pg_atomic_uint64 *slot = cache_unasked_slot(cache_first_bucket(key));
+
+	if (slot == NULL)
+		slot = cache_unasked_slot(cache_second_bucket(key));
+	if (slot == NULL)
+		slot = &cache_first_bucket(key)[(key->high >> 32) % (BLOCK_WORDS / 2) * 2];
+	return slot;
+}
+
 static void
 cache_write_slot(pg_atomic_uint64 *slot, const UserKey *key, uint64 entry)
 {
+	/* whoever asks for the past may find out the same again and again */
+	if (pg_atomic_read_u64(&slot[0]) == (CACHE_CHECK(key) ^ entry) &&
+		pg_atomic_read_u64(&slot[1]) == entry)
+		return;
 	pg_atomic_write_u64(&slot[0], CACHE_CHECK(key) ^ entry);
 	pg_atomic_write_u64(&slot[1], entry);
 }
@@ -166,8 +211,8 @@ cache_store(const UserKey *key, bool opted_out, uint64 xmin)
 		return;
 	slot = cache_find_slot(key);
 	if (slot == NULL)
-		slot = &cache_first_bucket(key)[(key->high >> 32) % (BLOCK_WORDS / 2) * 2];
-	cache_write_slot(slot, key, ENTRY(writer, opted_out));
+		slot = cache_give_up_slot(key);
+	cache_write_slot(slot, key, ENTRY(writer, true, opted_out));
 }
 
 /*
@@ -183,7 +228,7 @@ cache_fill(const UserKey *key, uint64 xmin)
 	if (slot == NULL)
 		return false;
 	if (xmin > writer)
-		cache_write_slot(slot, key, ENTRY(writer, true));
+		cache_write_slot(slot, key, ENTRY(writer, false, true));
 	return true;
 }
 

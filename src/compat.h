@@ -59,8 +59,12 @@ typedef bool TU_UpdateIndexes;
 #if PG_VERSION_NUM < 180000
 #define PG_MODULE_MAGIC_EXT(...) PG_MODULE_MAGIC
 #define FKEY_IS_ENFORCED(fkey) true
+#define ATTRIBUTE_IS_NEVER_NULL(tupdesc, i) (TupleDescAttr(tupdesc, i)->attnotnull)
 #else
 #define FKEY_IS_ENFORCED(fkey) ((fkey)->conenforced)
+/* a constraint that has not been validated is shown as attnotnull, too */
+#define ATTRIBUTE_IS_NEVER_NULL(tupdesc, i) \
+	(TupleDescCompactAttr(tupdesc, i)->attnullability == ATTNULLABLE_VALID)
 #endif
 
 #if PG_VERSION_NUM < 190000

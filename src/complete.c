@@ -245,8 +245,8 @@ complete(void)
 }
 
 /*
- * Raise an error unless it does.  The planner may ask all the same: what it
- * learns is an estimate.
+ * Raise an error unless complete().  The planner may ask all the same, since what
+ * it learns is an estimate.
  */
 void
 complete_check(void)

@@ -547,8 +547,8 @@ coverage_add_block(Relation rel, BlockNumber block, BufferAccessStrategy strateg
 	HeapTupleData tuple;
 	OffsetNumber last;
 	bool		visible[MaxHeapTuplesPerPage];
-	uint64		hashes[MaxHeapTuplesPerPage];
-	UserKey		out[MaxHeapTuplesPerPage];
+	UserKey		keys[MaxHeapTuplesPerPage];
+	UserKey    *out[MaxHeapTuplesPerPage];
 	int			nrows = 0;
 	int			nout = 0;
 	int			nfilled = 0;
@@ -575,31 +575,26 @@ coverage_add_block(Relation rel, BlockNumber block, BufferAccessStrategy strateg
 	for (OffsetNumber offset = FirstOffsetNumber; offset <= last; offset++)
 	{
 		ItemId		item = PageGetItemId((Page) copy.data, offset);
-		text	   *organization;
-		text	   *user_id;
-		uint64		seed;
+		UserKey    *key = &keys[nrows];
 
 		if (!ItemIdIsNormal(item))
 			continue;
 		tuple.t_data = (HeapTupleHeader) PageGetItem((Page) copy.data, item);
 		tuple.t_len = ItemIdGetLength(item);
-		periods_ids(rel, &tuple, &organization, &user_id);
-		seed = key_seed(organization);
-		hashes[nrows] = key_hash(VARDATA_ANY(user_id), VARSIZE_ANY_EXHDR(user_id), seed);
-		filter_prefetch(hashes[nrows]);
+		*key = periods_key(&tuple);
+		filter_prefetch(key);
 		nrows++;
 		if (*fill_cache && visible[offset - 1] && periods_is_open(rel, &tuple))
 		{
-			out[nout] = key_of(user_id, seed);
-			cache_prefetch(&out[nout]);
-			nout++;
+			out[nout++] = key;
+			cache_prefetch(key);
 		}
 	}
-	filter_add(hashes, nrows);
+	filter_add(keys, nrows);
 
 	for (int i = 0; i < nout; i++)
 	{
-		if (cache_fill(&out[i], xmin))
+		if (cache_fill(out[i], xmin))
 			nfilled++;
 	}
 	/* a few may find no room sooner than others */
@@ -914,22 +909,16 @@ optout_add_to_filter(PG_FUNCTION_ARGS)
 	if (shared_attach_to_write())
 	{
 		/* of an update or a deletion the old row, of an insertion the new one */
-		UserKey		key = periods_key(trigdata->tg_relation, trigdata->tg_trigtuple);
+		UserKey		key = periods_key(trigdata->tg_trigtuple);
 
 		cache_invalidate(&key);
 		if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
 		{
-			key = periods_key(trigdata->tg_relation, trigdata->tg_newtuple);
+			key = periods_key(trigdata->tg_newtuple);
 			cache_invalidate(&key);
 		}
 		if (!TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
-		{
-			uint64		hash = periods_hash(trigdata->tg_relation,
-											TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ?
-											trigdata->tg_newtuple : trigdata->tg_trigtuple);
-
-			filter_add(&hash, 1);
-		}
+			filter_add(&key, 1);
 	}
 	coverage_tell_of_change(trigdata->tg_relation);
 	progress_count_row();

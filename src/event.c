@@ -31,6 +31,7 @@
 #include "accepts.h"
 #include "event.h"
 #include "ident.h"
+#include "ledger.h"
 #include "moment.h"
 
 const char *const event_role_names[EVENT_ROLES] = {
@@ -47,7 +48,8 @@ typedef struct EventPayload
 
 static bool event_parse_argument(const char *string, EventArgument *argument);
 static AttrNumber event_find_column(Relation rel, const EventArgument *argument, bool has_time_zone);
-static bool event_is_accepted_at_once(const EventShape *shape, TupleTableSlot *slot);
+static Answer event_ask_at_once(const EventShape *shape, TupleTableSlot *slot, EventPayload *payload,
+								text *organization);
 static text *event_ident(const EventShape *shape, const EventSource *source,
 						 TupleTableSlot *slot, EventPayload *payload);
 static int	event_idents(const EventShape *shape, TupleTableSlot *slot, EventPayload *payload,
@@ -162,7 +164,7 @@ event_check_column(Relation rel, EventRole role, const char *colname, bool has_t
 	}
 	else
 	{
-		type_supported = ident_type_supported(type);
+		type_supported = ident_type(type) >= 0;
 		hint = payload_type_supported(type) ?
 			"Pass the column as payload, and a path such as $.user.id for what it holds." :
 			"Use a column of type text, character varying, character, name, uuid, bigint, integer or smallint.";
@@ -267,77 +269,55 @@ bool
 event_is_accepted(const EventShape *shape, TupleTableSlot *slot)
 {
 	EventPayload payload = {false};
-	text	   *organization;
-	text	   *first;
+	text	   *organization = event_organization(shape, slot, &payload);
+	Answer		answer = event_ask_at_once(shape, slot, &payload, organization);
 	text	  **user_ids;
-	int			nuser_ids = 0;
+	int			nuser_ids;
 	TimestampTz occurred_at;
-	const TimestampTz *at;
+	bool		has_time;
 
-	if (likely(event_is_accepted_at_once(shape, slot)))
-		return true;
-
-	organization = event_organization(shape, slot, &payload);
-	first = event_ident(shape, &shape->user_ids[0], slot, &payload);
-	if (shape->nuser_ids == 1)
-	{
-		if (first == NULL)
-			return true;
-		return accepts_event(organization, first,
-							 event_time(shape, slot, &payload, &occurred_at) ? &occurred_at : NULL);
-	}
+	if (likely(answer != NOT_KNOWN))
+		return answer == NOT_OPTED_OUT;
 
 	user_ids = palloc(shape->nuser_ids * sizeof(text *));
-	if (first != NULL)
-		user_ids[nuser_ids++] = first;
-	for (int i = 1; i < shape->nuser_ids; i++)
-	{
-		user_ids[nuser_ids] = event_ident(shape, &shape->user_ids[i], slot, &payload);
-		if (user_ids[nuser_ids] != NULL)
-			nuser_ids++;
-	}
-	if (nuser_ids == 0)
-		return true;
-	at = event_time(shape, slot, &payload, &occurred_at) ? &occurred_at : NULL;
-	return accepts_event_of_all(organization, user_ids, nuser_ids, at);
+	nuser_ids = event_idents(shape, slot, &payload, user_ids);
+	has_time = event_time(shape, slot, &payload, &occurred_at);
+	return accepts_event_of_all(organization, user_ids, nuser_ids, has_time ? &occurred_at : NULL);
 }
 
 /*
- * Whether it may, where columns say all about it and the filter's word is enough,
- * as for nearly all rows.
+ * Whether any of its users is opted out, if that is known at once, as of nearly
+ * all rows.  If so, it counts as discarded, once.
  */
-static bool
-event_is_accepted_at_once(const EventShape *shape, TupleTableSlot *slot)
+static Answer
+event_ask_at_once(const EventShape *shape, TupleTableSlot *slot, EventPayload *payload, text *organization)
 {
-	text	   *organization = shape->fixed_organization;
-	bool		asked = false;
-	Datum		value;
-	bool		isnull;
+	bool		has_time = shape->occurred_at.attnum != InvalidAttrNumber || shape->occurred_at.path != NULL;
+	Answer		answer = NOT_OPTED_OUT;
 
-	if (shape->organization.path != NULL)
-		return false;
-	if (shape->organization.attnum != InvalidAttrNumber)
-	{
-		value = slot_getattr(slot, shape->organization.attnum, &isnull);
-		if (!isnull)
-			organization = ident_from_datum(shape->organization.type, value);
-	}
-
-	for (int i = 0; i < shape->nuser_ids; i++)
+	for (int i = 0; i < shape->nuser_ids && answer == NOT_OPTED_OUT; i++)
 	{
 		const EventSource *source = &shape->user_ids[i];
+		Oid			type = source->type;
+		Datum		value;
+		bool		isnull;
 
-		if (source->path != NULL)
-			return false;
-		value = slot_getattr(slot, source->attnum, &isnull);
-		if (isnull)
-			continue;
-		if (!accepts_at_once(organization, source->type, value))
-			return false;
-		asked = true;
+		if (source->path == NULL)
+			value = slot_getattr(slot, source->attnum, &isnull);
+		else
+		{
+			text	   *ident = event_ident(shape, source, slot, payload);
+
+			type = TEXTOID;
+			value = PointerGetDatum(ident);
+			isnull = ident == NULL;
+		}
+		if (!isnull)
+			answer = is_opted_out_at_once(organization, type, value, has_time);
 	}
-	/* if there is nobody to ask about, the organization has not been checked */
-	return asked;
+	if (answer == OPTED_OUT)
+		ledger_count(organization);
+	return answer;
 }
 
 /*

@@ -3,18 +3,24 @@
  *		The shared filter: tells which users may ever have been opted out.
  *
  * One split block Bloom filter for the whole cluster.  It holds the users of the
- * state table, of every database, by their hashes (key.c).  It is split into
- * blocks of one cache line; a user sets four bits in each of two of a block's
- * eight words.  Bits are only ever set, so look-ups take no lock; whoever sets
- * some holds one.
+ * state table, of every database, by the lower halves of their keys (key.c), which
+ * are called hashes here.  It is split into blocks of one cache line; a user sets
+ * four bits in each of two of a block's eight words.  Bits are only ever set, so
+ * look-ups take no lock; whoever sets some holds one.
  *
  * A look-up costs a cache miss, and that costs the less the smaller the filter
- * is.  So there are filters of three sizes ("levels"), each an eighth of the
- * next.  Users are added to the current level and all larger ones; look-ups use
- * the current one only.  When it has as many users as are good for it, the next
- * one becomes the current one; it holds all users already.  A backend that still
- * reads the smaller level is safe: it loaded the level's number before any user
- * was added to the larger levels only.
+ * is.  So there are filters of several sizes ("levels"), each half of the next.
+ * Look-ups use one of them, the current level.  Users are added to it and to the
+ * largest, which thus holds all of them.  When the current level has as many as
+ * are good for it, the next one is made from the largest and becomes the current
+ * one.  A block of it stands for two, four, ... consecutive blocks of the largest,
+ * so it has all bits that these have.  To make one takes a pass over the largest,
+ * some milliseconds for 16 MB, and happens six times at most.
+ *
+ * A backend that still reads the smaller level is safe: it loaded the level's
+ * number before any user was added to the larger levels only.  The bits of a new
+ * level are written before its number, and whoever loads the number needs it for
+ * the address of the bits.
  *
  * A look-up needs no memory barrier, on weakly ordered processors either.  The
  * bits of a row are set, and the lock released, before its transaction commits;
@@ -41,72 +47,88 @@
 
 #include "filter.h"
 
-/* so many users a block make 0.2 % false positives */
-#define BLOCK_USERS 36
+/* so many users a block make 0.4 % false positives */
+#define BLOCK_USERS 40
 
-static uint64 filter_bits(uint64 bits);
 static void filter_set(pg_atomic_uint64 *word, uint64 bits);
+static void filter_set_block(pg_atomic_uint64 *block, uint64 hash);
 static void filter_add_one(uint64 hash);
+static void filter_make_level(int level);
 
 /*
  * Have the processor fetch what adding the user needs.
  */
 void
-filter_prefetch(uint64 hash)
+filter_prefetch(const UserKey *key)
 {
-	for (int level = pg_atomic_read_u32(&shared->level); level < LEVELS; level++)
-		__builtin_prefetch(filter_block(level, hash), 1);
+	__builtin_prefetch(filter_block(pg_atomic_read_u32(&shared->level), key->low), 1);
+	__builtin_prefetch(filter_block(LARGEST_LEVEL, key->low), 1);
 }
 
 /*
  * Add users.
  */
 void
-filter_add(const uint64 *hashes, int nhashes)
+filter_add(const UserKey *keys, int nkeys)
 {
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < nhashes; i++)
-		filter_add_one(hashes[i]);
+	for (int i = 0; i < nkeys; i++)
+		filter_add_one(keys[i].low);
 	LWLockRelease(&shared->lock);
-}
-
-/* as filter_has_bits() has them */
-static uint64
-filter_bits(uint64 bits)
-{
-	return UINT64CONST(1) << (bits & 63) | UINT64CONST(1) << (bits >> 6 & 63) |
-		UINT64CONST(1) << (bits >> 12 & 63) | UINT64CONST(1) << (bits >> 18 & 63);
 }
 
 static void
 filter_set(pg_atomic_uint64 *word, uint64 bits)
 {
-	pg_atomic_write_u64(word, pg_atomic_read_u64(word) | filter_bits(bits));
+	pg_atomic_write_u64(word, pg_atomic_read_u64(word) | bits);
+}
+
+static void
+filter_set_block(pg_atomic_uint64 *block, uint64 hash)
+{
+	uint64		again = FILTER_AGAIN(hash);
+
+	filter_set(&block[FILTER_WORD1(hash)], filter_bits(FILTER_BITS1(hash)));
+	filter_set(&block[FILTER_WORD2(hash, again)], filter_bits(FILTER_BITS2(again)));
 }
 
 static void
 filter_add_one(uint64 hash)
 {
 	int			level = pg_atomic_read_u32(&shared->level);
-	bool		is_new = !filter_contains(LEVELS - 1, hash);
-	uint64		again = FILTER_AGAIN(hash);
 	uint64		nkeys;
 
-	for (int i = level; i < LEVELS; i++)
-	{
-		pg_atomic_uint64 *block = filter_block(i, hash);
+	/* the current level has all bits that the largest has */
+	if (filter_contains(LARGEST_LEVEL, hash))
+		return;
+	filter_set_block(filter_block(LARGEST_LEVEL, hash), hash);
+	if (level < LARGEST_LEVEL)
+		filter_set_block(filter_block(level, hash), hash);
 
-		filter_set(&block[FILTER_WORD1(hash)], FILTER_BITS1(hash));
-		filter_set(&block[FILTER_WORD2(hash, again)], FILTER_BITS2(again));
-	}
+	nkeys = pg_atomic_read_u64(&shared->keys) + 1;
+	pg_atomic_write_u64(&shared->keys, nkeys);
+	if (level < LARGEST_LEVEL && nkeys > shared->nblocks[level] * BLOCK_USERS)
+		filter_make_level(level + 1);
+}
 
-	if (is_new)
+/*
+ * Make a level from the largest, unless it is that itself, and have look-ups use it.
+ */
+static void
+filter_make_level(int level)
+{
+	pg_atomic_uint64 *largest = shared_blocks[LARGEST_LEVEL];
+
+	for (uint64 block = 0; level < LARGEST_LEVEL && block < shared->nblocks[LARGEST_LEVEL]; block++)
 	{
-		nkeys = pg_atomic_read_u64(&shared->keys) + 1;
-		pg_atomic_write_u64(&shared->keys, nkeys);
-		if (level < LEVELS - 1 && nkeys > shared->nblocks[level] * BLOCK_USERS)
-			pg_atomic_write_u32(&shared->level, level + 1);
+		pg_atomic_uint64 *from = largest + BLOCK_WORDS * block;
+		pg_atomic_uint64 *to = shared_blocks[level] + BLOCK_WORDS * (block >> (LARGEST_LEVEL - level));
+
+		for (int word = 0; word < BLOCK_WORDS; word++)
+			filter_set(&to[word], pg_atomic_read_u64(&from[word]));
 	}
+	pg_write_barrier();
+	pg_atomic_write_u32(&shared->level, level);
 }
 
 /*

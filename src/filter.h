@@ -5,6 +5,7 @@
 #ifndef OPTOUT_FILTER_H
 #define OPTOUT_FILTER_H
 
+#include "key.h"
 #include "shared.h"
 
 typedef struct FilterStatistics
@@ -26,8 +27,8 @@ typedef struct FilterStatistics
 #define FILTER_BITS2(again) ((again) >> 32)
 
 /* these need shared_blocks */
-extern void filter_prefetch(uint64 hash);
-extern void filter_add(const uint64 *hashes, int nhashes);
+extern void filter_prefetch(const UserKey *key);
+extern void filter_add(const UserKey *keys, int nkeys);
 extern void filter_statistics(FilterStatistics *stats);
 
 /* the block that a hash belongs to */
@@ -37,12 +38,18 @@ filter_block(int level, uint64 hash)
 	return shared_blocks[level] + BLOCK_WORDS * ((hash >> 32) * shared->nblocks[level] >> 32);
 }
 
-/* are these four bits set? */
-static inline bool
-filter_has_bits(uint64 word, uint64 bits)
+static inline uint64
+filter_bits(uint64 bits)
 {
-	return (word >> (bits & 63) & word >> (bits >> 6 & 63) &
-			word >> (bits >> 12 & 63) & word >> (bits >> 18 & 63) & 1) != 0;
+	return UINT64CONST(1) << (bits & 63) | UINT64CONST(1) << (bits >> 6 & 63) |
+		UINT64CONST(1) << (bits >> 12 & 63) | UINT64CONST(1) << (bits >> 18 & 63);
+}
+
+/* are all of these bits set? */
+static inline bool
+filter_has_bits(pg_atomic_uint64 *word, uint64 bits)
+{
+	return (pg_atomic_read_u64(word) & bits) == bits;
 }
 
 /*
@@ -55,12 +62,10 @@ filter_contains(int level, uint64 hash)
 	pg_atomic_uint64 *block = filter_block(level, hash);
 	uint64		again;
 
-	if (likely(!filter_has_bits(pg_atomic_read_u64(&block[FILTER_WORD1(hash)]),
-								FILTER_BITS1(hash))))
+	if (likely(!filter_has_bits(&block[FILTER_WORD1(hash)], filter_bits(FILTER_BITS1(hash)))))
 		return false;
 	again = FILTER_AGAIN(hash);
-	return filter_has_bits(pg_atomic_read_u64(&block[FILTER_WORD2(hash, again)]),
-						   FILTER_BITS2(again));
+	return filter_has_bits(&block[FILTER_WORD2(hash, again)], filter_bits(FILTER_BITS2(again)));
 }
 
 /*

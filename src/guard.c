@@ -1,7 +1,7 @@
 /*
  * guard.c
- *		The guard of an event table: optout.guard(), optout.unguard(),
- *		optout.repair(), and the trigger that discards events of opted-out users.
+ *		The guard of an event table: optout.guard(), optout.unguard(), and what
+ *		others ask about guards.  discard.c has the trigger's function.
  *
  * The trigger is
  *
@@ -19,19 +19,8 @@
  * A rule for tables to come (rules.c) makes guards as well, by other names and
  * without the list: see guard_create_by_rule().  guard() replaces one of those.
  *
- * An UPDATE that moves a row to another partition fires the INSERT trigger
- * there, which cannot tell it from an event that arrives.  So a stored event of
- * a user who is opted out by now is discarded when it is moved.
- *
  * Whatever fires the function of the guard is a guard, under whichever name:
  * the view optout.guarded, unguard() and repair() go by the function.
- *
- * COPY FROM writes many rows at a time only into tables without any BEFORE ROW
- * trigger, even a disabled one, and only its WHERE could drop rows there
- * instead.  To add the filter to the WHERE behind the writer's back and hide the
- * trigger from COPY was tried: it means altering the relation cache, needs
- * SELECT on the columns, which writers may lack, and does nothing for
- * partitions.  So a guard costs COPY up to half of its speed.
  */
 #include "postgres.h"
 
@@ -39,16 +28,12 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
-#include "access/xact.h"
-#include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_event_trigger.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
-#include "commands/tablecmds.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -64,7 +49,6 @@
 
 #include "compat.h"
 #include "event.h"
-#include "fkey.h"
 #include "guard.h"
 #include "ident.h"
 #include "moment.h"
@@ -77,9 +61,6 @@ PG_FUNCTION_INFO_V1(optout_guard);
 PG_FUNCTION_INFO_V1(optout_guard_array);
 PG_FUNCTION_INFO_V1(optout_guard_columns);
 PG_FUNCTION_INFO_V1(optout_unguard);
-PG_FUNCTION_INFO_V1(optout_repair);
-PG_FUNCTION_INFO_V1(optout_discard_opted_out);
-PG_FUNCTION_INFO_V1(optout_discard_event);
 
 /* the trigger to be made */
 typedef struct GuardTrigger
@@ -90,11 +71,10 @@ typedef struct GuardTrigger
 	bool		uses_payload;
 } GuardTrigger;
 
-static Guards guard_find_all(Relation rel, Oid function, char fires);
 static bool guard_is_by_rule(const char *name);
 static Trigger *guard_namesake(Relation rel, const char *name);
 static bool guard_has_any(Oid relid, Oid function);
-static void warn_of_gaps(Relation rel);
+static void guard_warn_of_gaps(Relation rel);
 static void guard_warn_of_children(Relation rel);
 static bool guard_other_organizations(void);
 static void guard_create(Relation rel, const GuardRequest *request);
@@ -109,13 +89,7 @@ static void guard_put(const char *relname, const char *name, const GuardTrigger 
 static char *guard_list(List *strings, bool literals);
 static List *guard_arguments(Relation pg_trigger, HeapTuple tuple);
 static List *guard_parse_trigger(const Trigger *trigger);
-static int64 guard_repair_own(const char *table, const char *function, char fires);
-static int64 guard_repair_event_trigger(void);
-static int64 guard_enable(Oid relid, Oid function, char fires);
-static List *guard_relations_off(Oid function);
 static char *guard_text_arg(FunctionCallInfo fcinfo, int arg);
-static EventShape *guard_shape(FunctionCallInfo fcinfo);
-static EventShape *guard_shape_by(Relation rel, const Trigger *trigger);
 
 /*
  * Open the relation given by the first argument, which must be a table that
@@ -184,7 +158,7 @@ guard_find(Relation rel)
  * or as "fires" says.  Copied, for what the relation cache has of them can be gone
  * after any look-up in a catalog.
  */
-static Guards
+Guards
 guard_find_all(Relation rel, Oid function, char fires)
 {
 	Guards		result = {NIL};
@@ -264,7 +238,7 @@ guard_has_any(Oid relid, Oid function)
  * Warn of what could get past the guard or get in its way later.
  */
 static void
-warn_of_gaps(Relation rel)
+guard_warn_of_gaps(Relation rel)
 {
 	Oid			discard = guard_function();
 	Oid			owner = rel->rd_rel->relowner;
@@ -543,7 +517,7 @@ guard_create(Relation rel, const GuardRequest *request)
 	GuardTrigger trigger = guard_describe(rel, request, false);
 	char	   *relname;
 
-	warn_of_gaps(rel);
+	guard_warn_of_gaps(rel);
 	guard_note_organizations(request, "guard of relation", RelationGetRelationName(rel));
 
 	/* close it, for ALTER TABLE wants no other user of it; the lock remains */
@@ -651,19 +625,6 @@ guard_request_of(Relation rel, const char *name)
 		}
 	}
 	return request;
-}
-
-/*
- * What the relation's guard reads of its rows; NULL where it has none of its own.
- */
-EventShape *
-guard_shape_of(Relation rel)
-{
-	Guards		guards = guard_find(rel);
-	List	   *own = list_concat(guards.by_hand, guards.by_rule);
-	List	   *arguments = own == NIL ? NIL : guard_parse_trigger(guard_namesake(rel, linitial(own)));
-
-	return arguments == NIL ? NULL : event_shape(rel, arguments);
 }
 
 /*
@@ -1018,141 +979,6 @@ optout_unguard(PG_FUNCTION_ARGS)
 }
 
 /*
- * optout.repair()
- *
- * The state table comes first: while its trigger does not fire, ingest waits
- * for nobody, but whoever holds the lock of an event table and waits for that of
- * the state table can deadlock with those who ingest.
- */
-Datum
-optout_repair(PG_FUNCTION_ARGS)
-{
-	Oid			discard = guard_function();
-	int64		count = 0;
-	ListCell   *cell;
-
-	if (!has_privs_of_role(GetUserId(), tables_owner()))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be superuser or owner of extension \"%s\" to repair guards",
-						"optout")));
-	tables_prevent_if_read_only(fcinfo);
-
-	count += guard_repair_own("opt_out_period", "add_to_filter", TRIGGER_FIRES_ALWAYS);
-	if (tables_has_aliases())
-	{
-		/* what replication brings has been through them where it was written */
-		count += guard_repair_own("opt_out_period", "delete_alias_periods", TRIGGER_FIRES_ON_ORIGIN);
-		count += guard_repair_own("product_user", "refuse_aliases", TRIGGER_FIRES_ON_ORIGIN);
-		count += guard_repair_event_trigger();
-	}
-	foreach(cell, guard_relations_off(discard))
-		count += guard_enable(lfirst_oid(cell), discard, TRIGGER_FIRES_ALWAYS);
-	PG_RETURN_INT64(count);
-}
-
-/*
- * Let a trigger of one of the extension's tables fire again, if it does not.
- * Returns how many were off.  The table is locked only then.
- */
-static int64
-guard_repair_own(const char *table, const char *function, char fires)
-{
-	Relation	rel = tables_open(table, AccessShareLock);
-	Oid			relid = RelationGetRelid(rel);
-	Oid			funcid = tables_function(function);
-	bool		off = guard_find_all(rel, funcid, fires).off != NIL;
-
-	table_close(rel, AccessShareLock);
-	return off ? guard_enable(relid, funcid, fires) : 0;
-}
-
-/*
- * Let the event trigger of rules.c fire always again; returns whether it did not.
- * ALTER EVENT TRIGGER would take ownership of it, which the extension's owner need
- * not have: it is a superuser's.
- */
-static int64
-guard_repair_event_trigger(void)
-{
-	Relation	rel = table_open(EventTriggerRelationId, RowExclusiveLock);
-	Oid			function = tables_function("apply_rules");
-	int64		count = 0;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		Form_pg_event_trigger form = (Form_pg_event_trigger) GETSTRUCT(tuple);
-
-		if (form->evtfoid != function || form->evtenabled == TRIGGER_FIRES_ALWAYS)
-			continue;
-		tuple = heap_copytuple(tuple);
-		((Form_pg_event_trigger) GETSTRUCT(tuple))->evtenabled = TRIGGER_FIRES_ALWAYS;
-		CatalogTupleUpdate(rel, &tuple->t_self, tuple);
-		count++;
-	}
-	systable_endscan(scan);
-	table_close(rel, NoLock);
-	return count;
-}
-
-/*
- * The relations on which triggers of the function do not fire always, in the
- * order of their OIDs.
- */
-static List *
-guard_relations_off(Oid function)
-{
-	Relation	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
-	List	   *result = NIL;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	scan = systable_beginscan(pg_trigger, InvalidOid, false, NULL, 0, NULL);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
-
-		if (trigger->tgfoid == function && trigger->tgenabled != TRIGGER_FIRES_ALWAYS)
-			result = lappend_oid(result, trigger->tgrelid);
-	}
-	systable_endscan(scan);
-	table_close(pg_trigger, AccessShareLock);
-
-	list_sort(result, list_oid_cmp);
-	list_deduplicate_oid(result);
-	return result;
-}
-
-/*
- * Let the relation's triggers of the function that are off fire as "fires" says;
- * returns how many there were.  ALTER TABLE would ask for rights on the table and
- * its schema, which the caller need not have, nor always has the table's owner;
- * and TimescaleDB would refuse it for a chunk.
- */
-static int64
-guard_enable(Oid relid, Oid function, char fires)
-{
-	Relation	rel = try_relation_open(relid, ShareRowExclusiveLock);
-	List	   *off;
-	ListCell   *cell;
-
-	if (rel == NULL)
-		return 0;
-	/* another session's temporary table cannot be altered */
-	off = RELATION_IS_OTHER_TEMP(rel) ? NIL : guard_find_all(rel, function, fires).off;
-	if (off != NIL)
-		CheckTableNotInUse(rel, "ALTER TABLE");
-	foreach(cell, off)
-		EnableDisableTrigger(rel, lfirst(cell), InvalidOid, fires,
-							 false, false, ShareRowExclusiveLock);
-	relation_close(rel, NoLock);
-	return list_length(off);
-}
-
-/*
  * The arguments of a trigger, copied from the relation cache.
  */
 static List *
@@ -1166,27 +992,9 @@ guard_parse_trigger(const Trigger *trigger)
 }
 
 /*
- * What the trigger is to read of this relation's rows; kept from row to row.
- */
-static EventShape *
-guard_shape(FunctionCallInfo fcinfo)
-{
-	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-	MemoryContext oldcontext;
-
-	if (fcinfo->flinfo->fn_extra != NULL)
-		return fcinfo->flinfo->fn_extra;
-
-	oldcontext = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
-	fcinfo->flinfo->fn_extra = guard_shape_by(trigdata->tg_relation, trigdata->tg_trigger);
-	MemoryContextSwitchTo(oldcontext);
-	return fcinfo->flinfo->fn_extra;
-}
-
-/*
  * What a trigger of the relation is to read, or an error if it does not say so.
  */
-static EventShape *
+EventShape *
 guard_shape_by(Relation rel, const Trigger *trigger)
 {
 	List	   *arguments = guard_parse_trigger(trigger);
@@ -1218,59 +1026,4 @@ guard_shapes(Relation rel)
 			result = lappend(result, guard_shape_by(rel, &trigdesc->triggers[i]));
 	}
 	return result;
-}
-
-/*
- * optout.discard_opted_out() as it was before 1.2, and still is to databases
- * that have not been updated.
- */
-Datum
-optout_discard_opted_out(PG_FUNCTION_ARGS)
-{
-	return optout_discard_event(fcinfo);
-}
-
-/*
- * optout.discard_opted_out(), the trigger function.  Its symbol is new in 1.2, for
- * the library of 1.1 would take two columns of ids for one, the last: a session
- * that has still loaded it must fail instead.
- */
-Datum
-optout_discard_event(PG_FUNCTION_ARGS)
-{
-	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-	EventShape *shape;
-	AttrNumber *changed;
-	int			nchanged;
-
-	if (!CALLED_AS_TRIGGER(fcinfo) ||
-		!TRIGGER_FIRED_BEFORE(trigdata->tg_event) ||
-		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) ||
-		TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function \"%s\" must be fired before a row is inserted or updated",
-						"optout.discard_opted_out"),
-				 errhint("Let optout.guard() create the trigger.")));
-
-	shape = guard_shape(fcinfo);
-
-	if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
-		return PointerGetDatum(event_is_accepted(shape, trigdata->tg_trigslot) ?
-							   trigdata->tg_trigtuple : NULL);
-
-	/*
-	 * An update passes unless it re-attributes the event.  So does the change
-	 * that a foreign key's action makes: it is not an event that arrives, and
-	 * to skip it would leave a row that violates the key.
-	 */
-	changed = palloc(event_max_changes(shape) * sizeof(AttrNumber));
-	nchanged = event_changes(shape, trigdata->tg_trigslot, trigdata->tg_newslot, changed);
-	if (nchanged == 0 ||
-		(InNoForceRLSOperation() &&
-		 fkey_action_changes(trigdata->tg_relation, trigdata->tg_trigslot,
-							 trigdata->tg_newslot, changed, nchanged)) ||
-		event_update_is_accepted(shape, trigdata->tg_trigslot, trigdata->tg_newslot))
-		return PointerGetDatum(trigdata->tg_newtuple);
-	return PointerGetDatum(NULL);
 }

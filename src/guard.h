@@ -9,6 +9,7 @@
 #include "nodes/pg_list.h"
 #include "utils/array.h"
 #include "utils/rel.h"
+#include "utils/reltrigger.h"
 
 #include "event.h"
 
@@ -47,9 +48,10 @@ extern void guard_note_organizations(const GuardRequest *request, const char *wh
 
 extern Oid	guard_function(void);
 extern Guards guard_find(Relation rel);
+extern Guards guard_find_all(Relation rel, Oid function, char fires);
+extern EventShape *guard_shape_by(Relation rel, const Trigger *trigger);
 extern List *guard_shapes(Relation rel);
 extern GuardRequest guard_request_of(Relation rel, const char *name);
-extern EventShape *guard_shape_of(Relation rel);
 extern void guard_create_by_rule(Relation rel, const GuardRequest *request);
 extern void guard_drop_by_rule(Oid relid, bool partitions_only);
 extern void guard_let_owner_add_partitions(Relation rel);

@@ -1,9 +1,9 @@
 /*
  * ident.c
- *		Organisations and user ids as the SQL functions receive them.
+ *		Organizations and user ids as the SQL functions receive them.
  *
- * Both are compared byte for byte.  An organisation is always optional: NULL
- * means the setting optout.organization.  What can be no organisation's name
+ * Both are compared byte for byte.  An organization is always optional: NULL
+ * means the setting optout.organization.  What can be no organization's name
  * is an error wherever it appears, in the filter too; what can be no user's id
  * is an error where a user is administered, while the filter just finds that
  * nobody of that id is opted out.
@@ -36,20 +36,29 @@ static char *actor_setting;
 text	   *organization_setting_text;
 uint32		organization_setting_version = 1;
 
-static bool check_organization(char **newval, void **extra, GucSource source);
-static void assign_organization(const char *newval, void *extra);
-static bool check_actor(char **newval, void **extra, GucSource source);
-static text *check_ident(const char *what, text *ident);
-static int	compare_user_ids(const Datum *a, const Datum *b);
+static bool ident_check_organization(char **newval, void **extra, GucSource source);
+static void ident_assign_organization(const char *newval, void *extra);
+static bool ident_check_actor(char **newval, void **extra, GucSource source);
+static text *ident_check(const char *what, text *ident);
 static bool ident_is_uuid(const char *bytes, int len);
 static bool ident_parse_number(text *ident, int64 min, int64 max, int64 *number);
 static void ident_write_uuid(const unsigned char *data, char *buffer);
 static bool ident_parse_uuid(text *ident, char *canonical);
 
+const IdentType ident_types[IDENT_TYPES] = {
+	{TEXTOID, TEXTARRAYOID, "text"},
+	{BPCHAROID, BPCHARARRAYOID, "bpchar"},
+	{NAMEOID, NAMEARRAYOID, "name"},
+	{UUIDOID, UUIDARRAYOID, "uuid"},
+	{INT2OID, INT2ARRAYOID, "int2"},
+	{INT4OID, INT4ARRAYOID, "int4"},
+	{INT8OID, INT8ARRAYOID, "int8"}
+};
+
 /* takes a while for millions of users */
-#define ST_SORT sort_user_ids
+#define ST_SORT ident_sort
 #define ST_ELEMENT_TYPE Datum
-#define ST_COMPARE(a, b) compare_user_ids(a, b)
+#define ST_COMPARE(a, b) ident_compare(*(a), *(b))
 #define ST_SCOPE static
 #define ST_CHECK_FOR_INTERRUPTS
 #define ST_DEFINE
@@ -68,8 +77,8 @@ ident_define_settings(void)
 							   "default",
 							   PGC_USERSET,
 							   0,
-							   check_organization,
-							   assign_organization,
+							   ident_check_organization,
+							   ident_assign_organization,
 							   NULL);
 	DefineCustomStringVariable("optout.actor",
 							   "Sets the person on whose behalf users are opted out and in.",
@@ -78,18 +87,18 @@ ident_define_settings(void)
 							   "",
 							   PGC_USERSET,
 							   0,
-							   check_actor,
+							   ident_check_actor,
 							   NULL,
 							   NULL);
 }
 
 /*
- * Check hook: refuse what can be no organisation's name, and prepare the text
+ * Check hook: refuse what can be no organization's name, and prepare the text
  * value so that the filter need not make one for each event.
  */
 static bool
-check_organization(char **newval, void **extra,
-				   GucSource source pg_attribute_unused())
+ident_check_organization(char **newval, void **extra,
+						 GucSource source pg_attribute_unused())
 {
 	size_t		len = strlen(*newval);
 	text	   *value;
@@ -116,7 +125,7 @@ check_organization(char **newval, void **extra,
 }
 
 static void
-assign_organization(const char *newval pg_attribute_unused(), void *extra)
+ident_assign_organization(const char *newval pg_attribute_unused(), void *extra)
 {
 	organization_setting_text = (text *) extra;
 	organization_setting_version++;
@@ -126,8 +135,8 @@ assign_organization(const char *newval pg_attribute_unused(), void *extra)
  * Check hook.
  */
 static bool
-check_actor(char **newval, void **extra pg_attribute_unused(),
-			GucSource source pg_attribute_unused())
+ident_check_actor(char **newval, void **extra pg_attribute_unused(),
+				  GucSource source pg_attribute_unused())
 {
 	if (strlen(*newval) > IDENT_MAX_LEN)
 	{
@@ -167,7 +176,7 @@ ident_for_message(text *ident)
  * Refuse an identifier that is empty or too long.
  */
 static text *
-check_ident(const char *what, text *ident)
+ident_check(const char *what, text *ident)
 {
 	if (VARSIZE_ANY_EXHDR(ident) == 0)
 		ereport(ERROR,
@@ -195,12 +204,12 @@ organization_is_valid(text *organization)
 }
 
 /*
- * Refuse what is no organisation's name.
+ * Refuse what is no organization's name.
  */
 text *
 organization_check(text *organization)
 {
-	check_ident("organization", organization);
+	ident_check("organization", organization);
 	if (VARSIZE_ANY_EXHDR(organization) == 1 &&
 		*VARDATA_ANY(organization) == EVERY_ORGANIZATION[0])
 		ereport(ERROR,
@@ -211,7 +220,7 @@ organization_check(text *organization)
 }
 
 /*
- * The same, but '*' for every organisation is allowed.
+ * The same, but '*' for every organization is allowed.
  */
 text *
 organization_or_every(text *organization)
@@ -238,7 +247,7 @@ user_ids_from_text(text *user_id)
 
 	users.count = 1;
 	users.ids = palloc(sizeof(Datum));
-	users.ids[0] = PointerGetDatum(check_ident("user_id", user_id));
+	users.ids[0] = PointerGetDatum(ident_check("user_id", user_id));
 	return users;
 }
 
@@ -273,7 +282,7 @@ idents_from_array(const char *array_name, const char *what, ArrayType *array, in
 					 errmsg("%s must not contain null", array_name),
 					 errdetail("Element %d is null.",
 							   ARR_LBOUND(array)[0] + i)));
-		check_ident(what, DatumGetTextPP(ids[i]));
+		ident_check(what, DatumGetTextPP(ids[i]));
 	}
 	return ids;
 }
@@ -291,12 +300,12 @@ user_ids_from_datums(Datum *ids, int count)
 	users.count = 0;
 	if (count > 0)
 	{
-		sort_user_ids(ids, count);
+		ident_sort(ids, count);
 		for (int i = 0; i < count; i++)
 		{
 			CHECK_FOR_INTERRUPTS();
 			if (i == 0 ||
-				compare_user_ids(&ids[i], &ids[users.count - 1]) != 0)
+				ident_compare(ids[i], ids[users.count - 1]) != 0)
 				ids[users.count++] = ids[i];
 		}
 	}
@@ -335,27 +344,18 @@ user_ids_include(const UserIds *users, const UserIds *others)
 }
 
 /*
- * Compare two ids byte for byte.
+ * Compare two ids byte for byte, as collation "C" does.
  */
 int
 ident_compare(Datum a, Datum b)
 {
-	return compare_user_ids(&a, &b);
-}
-
-/* byte for byte, as collation "C" does; elements of an array are not toasted */
-static int
-compare_user_ids(const Datum *a, const Datum *b)
-{
-	text	   *x = DatumGetTextPP(*a);
-	text	   *y = DatumGetTextPP(*b);
+	text	   *x = DatumGetTextPP(a);
+	text	   *y = DatumGetTextPP(b);
 	int			xlen = VARSIZE_ANY_EXHDR(x);
 	int			ylen = VARSIZE_ANY_EXHDR(y);
 	int			cmp = memcmp(VARDATA_ANY(x), VARDATA_ANY(y), Min(xlen, ylen));
 
-	if (cmp != 0)
-		return cmp;
-	return (xlen > ylen) - (xlen < ylen);
+	return cmp != 0 ? cmp : (xlen > ylen) - (xlen < ylen);
 }
 
 /*
@@ -440,25 +440,17 @@ ident_parse_uuid(text *ident, char *canonical)
 }
 
 /*
- * Whether a column of this (base) type can hold an identifier.
+ * Which of ident_types a column's (base) type is; -1 if it cannot hold ids.
  */
-bool
-ident_type_supported(Oid type)
+int
+ident_type(Oid type)
 {
-	switch (type)
+	for (int i = 0; i < IDENT_TYPES; i++)
 	{
-		case TEXTOID:
-		case VARCHAROID:
-		case BPCHAROID:
-		case NAMEOID:
-		case UUIDOID:
-		case INT2OID:
-		case INT4OID:
-		case INT8OID:
-			return true;
-		default:
-			return false;
+		if (ident_types[i].type == (type == VARCHAROID ? TEXTOID : type))
+			return i;
 	}
+	return -1;
 }
 
 /*
@@ -468,6 +460,9 @@ ident_type_supported(Oid type)
 text *
 ident_from_datum(Oid type, Datum value)
 {
+	char		buffer[IDENT_BUFFER];
+	int			len;
+
 	switch (type)
 	{
 		case TEXTOID:
@@ -478,18 +473,11 @@ ident_from_datum(Oid type, Datum value)
 			return DatumGetTextPP(DirectFunctionCall1(rtrim1, value));
 		case NAMEOID:
 			return cstring_to_text(NameStr(*DatumGetName(value)));
-		case UUIDOID:
-			return cstring_to_text(DatumGetCString(DirectFunctionCall1(uuid_out, value)));
-		case INT2OID:
-			return cstring_to_text(DatumGetCString(DirectFunctionCall1(int2out, value)));
-		case INT4OID:
-			return cstring_to_text(DatumGetCString(DirectFunctionCall1(int4out, value)));
-		case INT8OID:
-			return cstring_to_text(DatumGetCString(DirectFunctionCall1(int8out, value)));
 		default:
-			elog(ERROR, "unexpected type %u for an identifier", type);
+			if (ident_write(type, value, buffer, &len) == NULL)
+				elog(ERROR, "unexpected type %u for an identifier", type);
+			return cstring_to_text_with_len(buffer, len);
 	}
-	return NULL;				/* keep compiler quiet */
 }
 
 /*

@@ -1,6 +1,6 @@
 /*
  * ident.h
- *		Organisations and user ids as the SQL functions receive them.
+ *		Organizations and user ids as the SQL functions receive them.
  */
 #ifndef OPTOUT_IDENT_H
 #define OPTOUT_IDENT_H
@@ -8,10 +8,10 @@
 #include "catalog/pg_type_d.h"
 #include "utils/array.h"
 
-/* what an organisation or a user id may measure, in bytes; so do the tables */
+/* what an organization or a user id may measure, in bytes; so do the tables */
 #define IDENT_MAX_LEN 1024
 
-/* stands for every organisation in an authority, and is no organisation's name */
+/* stands for every organization in an authority, and is no organization's name */
 #define EVERY_ORGANIZATION "*"
 
 /* from this number on, users' rows are looked for all at once, and progress is
@@ -43,8 +43,8 @@ extern int	ident_compare(Datum a, Datum b);
 extern ArrayType *user_ids_to_array(const UserIds *users);
 
 /*
- * The organisation meant by an argument: NULL stands for the setting.
- * Error 22023 for what is no organisation's name.
+ * The organization meant by an argument: NULL stands for the setting.
+ * Error 22023 for what is no organization's name.
  */
 static inline text *
 organization_resolve(text *organization)
@@ -52,7 +52,20 @@ organization_resolve(text *organization)
 	return organization == NULL ? organization_setting_text : organization_check(organization);
 }
 
-extern bool ident_type_supported(Oid type);
+/* a type of columns that hold ids; varchar counts as text */
+typedef struct IdentType
+{
+	Oid			type;
+	Oid			array_type;
+	const char *name;
+} IdentType;
+
+#define IDENT_TYPES 7
+#define IDENT_TEXT 0			/* which of them is text */
+
+extern const IdentType ident_types[IDENT_TYPES];
+
+extern int	ident_type(Oid type);
 extern text *ident_from_datum(Oid type, Datum value);
 extern bool ident_to_datum(Oid type, text *ident, Datum *value);
 

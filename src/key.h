@@ -65,7 +65,7 @@ key_seed(text *organization)
 }
 
 /*
- * The hash that the filter goes by, which costs half as much as the key.
+ * The lower half of a user's key, which is enough for the filter.
  */
 static inline uint64
 key_hash(const char *user_id, int len, uint64 seed)
@@ -73,14 +73,24 @@ key_hash(const char *user_id, int len, uint64 seed)
 	return XXH3_64bits_withSeed(user_id, len, seed);
 }
 
+/*
+ * The key that has this lower half.
+ */
+static inline UserKey
+key_complete(uint64 hash, const char *user_id, int len, uint64 seed)
+{
+	UserKey		key = {hash, XXH3_64bits_withSeed(user_id, len, ~seed)};
+
+	return key;
+}
+
 static inline UserKey
 key_of(text *user_id, uint64 seed)
 {
-	XXH128_hash_t hash = XXH3_128bits_withSeed(VARDATA_ANY(user_id),
-											   VARSIZE_ANY_EXHDR(user_id), seed);
-	UserKey		key = {hash.low64, hash.high64};
+	const char *bytes = VARDATA_ANY(user_id);
+	int			len = VARSIZE_ANY_EXHDR(user_id);
 
-	return key;
+	return key_complete(key_hash(bytes, len, seed), bytes, len, seed);
 }
 
 #endif							/* OPTOUT_KEY_H */

@@ -20,44 +20,26 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
+#include "compat.h"
 #include "event.h"
 #include "match.h"
 
-typedef struct MatchType
-{
-	Oid			type;
-	Oid			array;
-	const char *name;
-} MatchType;
-
-static const MatchType match_types[MATCH_TYPES] = {
-	{TEXTOID, TEXTARRAYOID, "text"},
-	{BPCHAROID, BPCHARARRAYOID, "bpchar"},
-	{NAMEOID, NAMEARRAYOID, "name"},
-	{UUIDOID, UUIDARRAYOID, "uuid"},
-	{INT2OID, INT2ARRAYOID, "int2"},
-	{INT4OID, INT4ARRAYOID, "int4"},
-	{INT8OID, INT8ARRAYOID, "int8"}
-};
-
-/* which of them is text */
-#define MATCH_TEXT 0
-
-/* the parameters of a type */
+/* the parameters of one of ident_types */
 #define MATCH_IDS(type) ((type) + 1)
-#define MATCH_ORGANIZATION(type) ((type) + MATCH_TYPES + 1)
+#define MATCH_ORGANIZATION(type) ((type) + IDENT_TYPES + 1)
 
-static int	match_type(Oid type);
 static Datum match_array(int type, const UserIds *ids, int limit, int *count);
 static char *match_shape(Relation rel, const EventShape *shape, const Match *match, List **sources);
 static const char *match_organization(Relation rel, const EventShape *shape, const Match *match);
 static char *match_document_organization(Relation rel, const EventShape *shape, const Match *match);
+static bool match_never_null(Relation rel, AttrNumber attnum);
 static MatchSource *match_source(Relation rel, const EventShape *shape, const EventSource *source,
 								 const Match *match);
 static char *match_column(Relation rel, const EventSource *source, const char *parameter,
@@ -66,18 +48,6 @@ static char *match_document(Relation rel, const EventShape *shape);
 static char *match_keys(const PayloadPath *path);
 static char *match_chain(const char *document, const PayloadPath *path);
 static const char *match_name(Relation rel, AttrNumber attnum);
-
-static int
-match_type(Oid type)
-{
-	for (int i = 0; i < MATCH_TYPES; i++)
-	{
-		if (match_types[i].type == (type == VARCHAROID ? TEXTOID : type))
-			return i;
-	}
-	elog(ERROR, "unexpected type %u for an identifier", type);
-	return 0;					/* keep compiler quiet */
-}
 
 /*
  * Whose events a table with guards of these shapes holds.
@@ -120,16 +90,16 @@ match_users(Match *match, text *organization, const UserIds *users, const UserId
 	match->organization = organization;
 	match->is_setting = ident_compare(PointerGetDatum(organization_setting_text),
 									  PointerGetDatum(organization)) == 0;
-	for (int type = 0; type < MATCH_TYPES; type++)
+	for (int type = 0; type < IDENT_TYPES; type++)
 	{
 		int			ids = MATCH_IDS(type) - 1;
 		int			name = MATCH_ORGANIZATION(type) - 1;
 
-		match->types[ids] = match_types[type].array;
+		match->types[ids] = ident_types[type].array_type;
 		match->values[ids] = match_array(type, &all, limit, &match->nids[type]);
 		match->nulls[ids] = ' ';
-		match->types[name] = match_types[type].type;
-		match->nulls[name] = ident_to_datum(match_types[type].type, organization, &match->values[name]) ? ' ' : 'n';
+		match->types[name] = ident_types[type].type;
+		match->nulls[name] = ident_to_datum(ident_types[type].type, organization, &match->values[name]) ? ' ' : 'n';
 	}
 }
 
@@ -139,7 +109,7 @@ match_users(Match *match, text *organization, const UserIds *users, const UserId
 static Datum
 match_array(int type, const UserIds *ids, int limit, int *count)
 {
-	Oid			typeid = match_types[type].type;
+	Oid			typeid = ident_types[type].type;
 	Datum	   *values = palloc_extended(Max(ids->count, 1) * sizeof(Datum), MCXT_ALLOC_HUGE);
 	int16		len;
 	bool		byval;
@@ -218,14 +188,25 @@ match_organization(Relation rel, const EventShape *shape, const Match *match)
 	if (source->attnum == InvalidAttrNumber)
 		return match->is_setting ? "" : NULL;
 
-	if (match->nulls[MATCH_ORGANIZATION(match_type(source->type)) - 1] == ' ')
+	if (match->nulls[MATCH_ORGANIZATION(ident_type(source->type)) - 1] == ' ')
 		equal = match_column(rel, source,
-							 psprintf("$%d", MATCH_ORGANIZATION(match_type(source->type))),
-							 psprintf("$%d", MATCH_ORGANIZATION(MATCH_TEXT)));
-	if (!match->is_setting || TupleDescAttr(RelationGetDescr(rel), source->attnum - 1)->attnotnull)
+							 psprintf("$%d", MATCH_ORGANIZATION(ident_type(source->type))),
+							 psprintf("$%d", MATCH_ORGANIZATION(IDENT_TEXT)));
+	if (!match->is_setting || match_never_null(rel, source->attnum))
 		return equal != NULL ? psprintf(" AND %s", equal) : NULL;
 	return psprintf(" AND (%s%se.%s IS NULL)", equal != NULL ? equal : "", equal != NULL ? " OR " : "",
 					match_name(rel, source->attnum));
+}
+
+/*
+ * Whether no row has NULL in the column.  Inheritance children may where their parent
+ * may not.
+ */
+static bool
+match_never_null(Relation rel, AttrNumber attnum)
+{
+	return ATTRIBUTE_IS_NEVER_NULL(RelationGetDescr(rel), attnum - 1) &&
+		(rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE || !rel->rd_rel->relhassubclass);
 }
 
 /*
@@ -245,10 +226,10 @@ match_document_organization(Relation rel, const EventShape *shape, const Match *
 	else
 		value = psprintf("optout.json_id(%s, %s)", document, quote_literal_cstr(path->source));
 	if (!match->is_setting)
-		return psprintf("(%s) = $%d", value, MATCH_ORGANIZATION(MATCH_TEXT));
+		return psprintf("(%s) = $%d", value, MATCH_ORGANIZATION(IDENT_TEXT));
 	return psprintf("COALESCE((SELECT o = $%d OR o IN ('', '" EVERY_ORGANIZATION "') OR octet_length(o) > %d "
 					"FROM (SELECT %s) AS o (o)), true)",
-					MATCH_ORGANIZATION(MATCH_TEXT), IDENT_MAX_LEN, value);
+					MATCH_ORGANIZATION(IDENT_TEXT), IDENT_MAX_LEN, value);
 }
 
 /*
@@ -265,20 +246,20 @@ match_source(Relation rel, const EventShape *shape, const EventSource *source, c
 
 	if (source->path == NULL)
 	{
-		int			type = match_type(source->type);
+		int			type = ident_type(source->type);
 
 		if (match->nids[type] == 0)
 			return NULL;
 		result->name = pstrdup(NameStr(TupleDescAttr(RelationGetDescr(rel), source->attnum - 1)->attname));
 		result->condition = match_column(rel, source, psprintf("ANY ($%d)", MATCH_IDS(type)),
-										 psprintf("ANY ($%d)", MATCH_IDS(MATCH_TEXT)));
+										 psprintf("ANY ($%d)", MATCH_IDS(IDENT_TEXT)));
 		result->index = psprintf("%s", match_name(rel, source->attnum));
 		return result;
 	}
 
-	if (match->nids[MATCH_TEXT] == 0)
+	if (match->nids[IDENT_TEXT] == 0)
 		return NULL;
-	parameter = psprintf("ANY ($%d)", MATCH_IDS(MATCH_TEXT));
+	parameter = psprintf("ANY ($%d)", MATCH_IDS(IDENT_TEXT));
 	document = match_document(rel, shape);
 	result->name = source->path->source;
 	if (shape->payload.type != JSONBOID)
@@ -314,7 +295,7 @@ match_column(Relation rel, const EventSource *source, const char *parameter, con
 {
 	const char *name = match_name(rel, source->attnum);
 	Oid			collation = TupleDescAttr(RelationGetDescr(rel), source->attnum - 1)->attcollation;
-	char	   *equal = psprintf("e.%s::%s = %s", name, match_types[match_type(source->type)].name, parameter);
+	char	   *equal = psprintf("e.%s::%s = %s", name, ident_types[ident_type(source->type)].name, parameter);
 
 	if (!OidIsValid(collation) || get_collation_isdeterministic(collation))
 		return equal;

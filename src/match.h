@@ -10,18 +10,15 @@
 
 #include "ident.h"
 
-/* types of columns that hold ids; varchar counts as text */
-#define MATCH_TYPES 7
-
 /* an array of ids of each type, and an organization of each */
-#define MATCH_PARAMETERS (2 * MATCH_TYPES)
+#define MATCH_PARAMETERS (2 * IDENT_TYPES)
 
 /* whom to look for: parameters of all conditions */
 typedef struct Match
 {
 	text	   *organization;
 	bool		is_setting;		/* it is the one that the setting names */
-	int			nids[MATCH_TYPES];	/* how many ids the type has values for */
+	int			nids[IDENT_TYPES];	/* how many ids the type has values for */
 	Oid			types[MATCH_PARAMETERS];
 	Datum		values[MATCH_PARAMETERS];
 	char		nulls[MATCH_PARAMETERS];

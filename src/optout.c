@@ -25,7 +25,9 @@
  *	payload.c		what a path leads to in a document
  *	moment.c		when a time without time zone was
  *	event.c			what the guard reads of a row
- *	guard.c			the trigger that applies them
+ *	guard.c			the triggers that have it read, as guard() makes them
+ *	discard.c		what such a trigger does
+ *	repair.c		making them fire again
  *	rules.c			which tables to come get one
  *	view.c			views for clients that want a row for each event
  *	authority.c		who may do what

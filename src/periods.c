@@ -52,42 +52,34 @@ periods_caller(void)
 /*
  * Whose row it is.  It may be read from a dead row as well, since the columns are
  * never toasted.
+ *
+ * They are the first two and never null, so they can be found without looking at
+ * the table's definition, which costs less than half.
  */
 void
-periods_ids(Relation rel, HeapTuple tuple, text **organization, text **user_id)
+periods_ids(HeapTuple tuple, text **organization, text **user_id)
 {
-	bool		isnull;
+	char	   *data = (char *) tuple->t_data + tuple->t_data->t_hoff;
+	Size		offset = VARSIZE_ANY(data);
 
-	*organization = DatumGetTextPP(heap_getattr(tuple, Anum_period_organization,
-												RelationGetDescr(rel), &isnull));
-	*user_id = DatumGetTextPP(heap_getattr(tuple, Anum_period_user_id,
-										   RelationGetDescr(rel), &isnull));
+	StaticAssertStmt(Anum_period_organization == 1 && Anum_period_user_id == 2,
+					 "columns are read in this order");
+	*organization = DatumGetTextPP(PointerGetDatum(data));
+	offset = att_align_pointer(offset, TYPALIGN_INT, -1, data + offset);
+	*user_id = DatumGetTextPP(PointerGetDatum(data + offset));
 }
 
 /*
- * The key under which the shared cache and the memo know a row's user.
+ * The key under which filter, cache and memo know a row's user.
  */
 UserKey
-periods_key(Relation rel, HeapTuple tuple)
+periods_key(HeapTuple tuple)
 {
 	text	   *organization;
 	text	   *user_id;
 
-	periods_ids(rel, tuple, &organization, &user_id);
+	periods_ids(tuple, &organization, &user_id);
 	return key_of(user_id, key_seed(organization));
-}
-
-/*
- * The same for the shared filter, which goes by hashes.
- */
-uint64
-periods_hash(Relation rel, HeapTuple tuple)
-{
-	text	   *organization;
-	text	   *user_id;
-
-	periods_ids(rel, tuple, &organization, &user_id);
-	return key_hash(VARDATA_ANY(user_id), VARSIZE_ANY_EXHDR(user_id), key_seed(organization));
 }
 
 /*
@@ -109,7 +101,7 @@ periods_row(Relation rel, HeapTuple tuple)
 	Datum		opted_in_at;
 	bool		isnull;
 
-	row.user = periods_key(rel, tuple);
+	row.user = periods_key(tuple);
 	row.period.opted_out_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_period_opted_out_at,
 															   RelationGetDescr(rel), &isnull));
 	opted_in_at = heap_getattr(tuple, Anum_period_opted_in_at,
@@ -240,6 +232,32 @@ periods_share_open(text *organization, const UserIds *users)
 {
 	return lock_users("opt_out_period", "opt_out_period_open_key", organization, users,
 					  LockTupleShare, NULL);
+}
+
+/*
+ * The transactions that have written the open periods of these ids.
+ */
+List *
+periods_writers(text *organization, const UserIds *ids)
+{
+	Relation	rel = tables_open("opt_out_period", AccessShareLock);
+	List	   *result = NIL;
+	TablesWalk	walk;
+
+	tables_beginwalk(&walk, rel, tables_index(rel, "opt_out_period_open_key"), organization, NULL);
+	for (int i = 0; i < ids->count; i++)
+	{
+		HeapTuple	tuple = tables_walk_to(&walk, DatumGetTextPP(ids->ids[i]));
+		TransactionId xmin = tuple != NULL ? HeapTupleHeaderGetRawXmin(tuple->t_data) : InvalidTransactionId;
+
+		CHECK_FOR_INTERRUPTS();
+		/* most have been written along with the one before */
+		if (TransactionIdIsNormal(xmin) && (result == NIL || llast_oid(result) != xmin))
+			result = lappend_oid(result, xmin);
+	}
+	tables_endwalk(&walk);
+	table_close(rel, NoLock);
+	return result;
 }
 
 /*

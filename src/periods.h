@@ -8,6 +8,7 @@
 #include "datatype/timestamp.h"
 
 #include "access/htup.h"
+#include "nodes/pg_list.h"
 
 #include "ident.h"
 #include "key.h"
@@ -37,9 +38,8 @@ typedef struct Periods
 	char		status;			/* for the memo's hash table */
 } Periods;
 
-extern void periods_ids(Relation rel, HeapTuple tuple, text **organization, text **user_id);
-extern UserKey periods_key(Relation rel, HeapTuple tuple);
-extern uint64 periods_hash(Relation rel, HeapTuple tuple);
+extern void periods_ids(HeapTuple tuple, text **organization, text **user_id);
+extern UserKey periods_key(HeapTuple tuple);
 extern bool periods_is_open(Relation rel, HeapTuple tuple);
 extern PeriodRow periods_row(Relation rel, HeapTuple tuple);
 extern void periods_add(Periods *periods, const PeriodRow *row, MemoryContext context);
@@ -53,6 +53,7 @@ extern uint64 periods_lock(text *organization, const UserIds *users);
 extern UserIds periods_lock_open(text *organization, const UserIds *users);
 extern UserIds periods_share_open(text *organization, const UserIds *users);
 extern UserIds periods_find_open(text *organization, const UserIds *users);
+extern List *periods_writers(text *organization, const UserIds *ids);
 extern uint64 periods_open(text *organization, const UserIds *users, text *reason);
 extern uint64 periods_close(text *organization, const UserIds *users, bool aliases,
 							TimestampTz at, text *reason);

@@ -15,7 +15,9 @@
  *	  They do it before they release their locks.
  * 4. It waits for all who have asked the filter by now (settle.c).  Whoever asks
  *	  later finds the users and aliases opted out.
- * 5. It deletes, in each table under a snapshot taken then, which shows all that was
+ * 5. It looks again for guarded tables, and does as in step 1 with what is new: those
+ *	  waited for may have created them.
+ * 6. It deletes, in each table under a snapshot taken then, which shows all that was
  *	  let through before.
  *
  * We must not wait in step 4 for somebody who waits for us because of step 2.  So
@@ -57,12 +59,15 @@
 
 PG_FUNCTION_INFO_V1(optout_purge);
 
+static bool purge_dry_run(FunctionCallInfo fcinfo);
 static void purge_check_transaction(void);
 static void purge_check_tables(List *guarded, text *organization);
-static List *purge_lock_tables(List *guarded, text *organization, LOCKMODE lockmode);
+static List *purge_lock_tables(List *guarded, List *locked, text *organization, LOCKMODE lockmode);
+static StoredTable *purge_find_table(List *tables, Oid relid);
+static List *purge_add_tables(List **guarded, List *tables, text *organization);
 static void purge_check_guards(Relation rel, LOCKMODE lockmode);
 static void purge_check_users(text *organization, const UserIds *users, bool dry_run);
-static void purge_wait_for_writers(text *organization, const UserIds *users, const UserIds *aliases);
+static void purge_wait_for_writers(text *organization, const UserIds *ids);
 static void purge_check_constraints_at_once(void);
 static void purge_table(StoredTable *table, Match *match, Match *sample, bool dry_run);
 static void purge_tell_of_scans(const StoredTable *table, Match *sample);
@@ -78,7 +83,7 @@ optout_purge(PG_FUNCTION_ARGS)
 {
 	UserIds		users = user_ids_from_array(PG_ARGISNULL(0) ? NULL : PG_GETARG_ARRAYTYPE_P(0));
 	text	   *organization = organization_resolve(PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
-	bool		dry_run = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
+	bool		dry_run = purge_dry_run(fcinfo);
 	List	   *guarded;
 	List	   *tables;
 	UserIds		aliases;
@@ -99,7 +104,7 @@ optout_purge(PG_FUNCTION_ARGS)
 				 errhint("optout.purge() deletes from tables under optout.guard().")));
 	progress_begin(PROGRESS_PURGE, PROGRESS_LOCKING_TABLES, list_length(guarded));
 	purge_check_tables(guarded, organization);
-	tables = purge_lock_tables(guarded, organization, dry_run ? AccessShareLock : RowExclusiveLock);
+	tables = purge_lock_tables(guarded, NIL, organization, dry_run ? AccessShareLock : RowExclusiveLock);
 
 	progress_phase(PROGRESS_LOCKING_OPEN_PERIODS, users.count);
 	links_refuse_known_aliases(organization, &users);
@@ -108,8 +113,10 @@ optout_purge(PG_FUNCTION_ARGS)
 	if (!dry_run)
 	{
 		progress_phase(PROGRESS_SETTLING, 0);
-		purge_wait_for_writers(organization, &users, &aliases);
+		purge_wait_for_writers(organization, &users);
+		purge_wait_for_writers(organization, &aliases);
 		settle();
+		tables = purge_add_tables(&guarded, tables, organization);
 		purge_check_constraints_at_once();
 	}
 
@@ -137,6 +144,19 @@ optout_purge(PG_FUNCTION_ARGS)
 	}
 	progress_end();
 	PG_RETURN_VOID();
+}
+
+/*
+ * Nobody shall lose events for want of an argument.
+ */
+static bool
+purge_dry_run(FunctionCallInfo fcinfo)
+{
+	if (PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("dry_run must not be null")));
+	return PG_GETARG_BOOL(2);
 }
 
 /*
@@ -183,21 +203,29 @@ purge_check_tables(List *guarded, text *organization)
 }
 
 /*
- * Lock the guarded tables, and see that no event can get past their guards.
+ * Lock the guarded tables but those that are, and see that no event can get past
+ * their guards.
  */
 static List *
-purge_lock_tables(List *guarded, text *organization, LOCKMODE lockmode)
+purge_lock_tables(List *guarded, List *locked, text *organization, LOCKMODE lockmode)
 {
 	List	   *result = NIL;
 	ListCell   *cell;
 
 	foreach(cell, guarded)
 	{
-		StoredTable *table = palloc(sizeof(StoredTable));
-		Relation	rel = stored_open(lfirst_oid(cell), lockmode, table, organization);
+		StoredTable *table = purge_find_table(locked, lfirst_oid(cell));
+		Relation	rel;
 
 		CHECK_FOR_INTERRUPTS();
 		progress_set(foreach_current_index(cell));
+		if (table != NULL)
+		{
+			result = lappend(result, table);
+			continue;
+		}
+		table = palloc(sizeof(StoredTable));
+		rel = stored_open(lfirst_oid(cell), lockmode, table, organization);
 		if (rel == NULL)
 			continue;
 		if (table->holder == MATCH_OURS && !table->is_foreign)
@@ -206,6 +234,37 @@ purge_lock_tables(List *guarded, text *organization, LOCKMODE lockmode)
 		result = lappend(result, table);
 	}
 	return result;
+}
+
+static StoredTable *
+purge_find_table(List *tables, Oid relid)
+{
+	ListCell   *cell;
+
+	foreach(cell, tables)
+	{
+		if (((StoredTable *) lfirst(cell))->relid == relid)
+			return lfirst(cell);
+	}
+	return NULL;
+}
+
+/*
+ * Add the tables that have become guarded since.  Who has created one in the
+ * transaction in which they had been let through, we have waited for.
+ */
+static List *
+purge_add_tables(List **guarded, List *tables, text *organization)
+{
+	List	   *now = stored_guarded();
+	List	   *added = list_difference_oid(now, *guarded);
+
+	if (added == NIL)
+		return tables;
+	progress_phase(PROGRESS_LOCKING_TABLES, list_length(now));
+	purge_check_tables(added, organization);
+	*guarded = now;
+	return purge_lock_tables(now, tables, organization, RowExclusiveLock);
 }
 
 /*
@@ -264,32 +323,20 @@ purge_check_users(text *organization, const UserIds *users, bool dry_run)
 }
 
 /*
- * Wait until those who have written the users' open periods have released their
- * locks.  Their transactions have ended, and mostly long ago.
+ * Wait until those who have written the open periods of these ids have released
+ * their locks.  Their transactions have ended, and mostly long ago.
  */
 static void
-purge_wait_for_writers(text *organization, const UserIds *users, const UserIds *aliases)
+purge_wait_for_writers(text *organization, const UserIds *ids)
 {
-	Oid			argtypes[3] = {TEXTOID, TEXTARRAYOID, TEXTARRAYOID};
-	Datum		values[3];
-	List	   *writers;
 	ListCell   *cell;
 
-	values[0] = PointerGetDatum(organization);
-	values[1] = PointerGetDatum(user_ids_to_array(users));
-	values[2] = PointerGetDatum(user_ids_to_array(aliases));
-	writers = tables_select_oids("SELECT DISTINCT p.xmin FROM unnest($2 || $3) AS u (user_id) "
-								 "CROSS JOIN LATERAL (SELECT p.xmin FROM optout.opt_out_period p "
-								 "WHERE p.organization = $1 AND p.user_id = u.user_id "
-								 "AND p.opted_in_at IS NULL OFFSET 0) AS p",
-								 3, argtypes, values);
-	foreach(cell, writers)
+	foreach(cell, periods_writers(organization, ids))
 	{
-		TransactionId xid = (TransactionId) lfirst_oid(cell);
 		LOCKTAG		tag;
 
-		/* of one that has ended long ago nobody holds this lock */
-		SET_LOCKTAG_TRANSACTION(tag, xid);
+		/* of a transaction that has ended long ago nobody holds this lock */
+		SET_LOCKTAG_TRANSACTION(tag, (TransactionId) lfirst_oid(cell));
 		(void) LockAcquire(&tag, ShareLock, false, false);
 		LockRelease(&tag, ShareLock, false);
 	}

@@ -902,8 +902,9 @@ rules_rename(char **column, const RulesReason *reason)
 
 /*
  * Take the action in a subtransaction, with all rights.  Returns the error, if
- * there was one but a cancel; what waits at guard_schema()'s request may give up
- * waiting, too.
+ * there was one but a cancel.  What guard_schema() asks for fails as well where
+ * waiting is given up, or resources are used up, such as memory for locks: then the
+ * tables to follow would fare no better.
  */
 static ErrorData *
 rules_try(RulesAction action, Oid oid, const RulesReason *reason)
@@ -938,7 +939,8 @@ rules_try(RulesAction action, Oid oid, const RulesReason *reason)
 	if (error != NULL &&
 		(error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
 		 (reason->sweep && (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
-							error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED))))
+							error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
+							ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES))))
 		ReThrowError(error);
 	return error;
 }
@@ -991,7 +993,7 @@ static void
 rules_discard_stored(Oid relid)
 {
 	Relation	rel = try_table_open(relid, RowExclusiveLock);
-	EventShape *shape = rel != NULL ? guard_shape_of(rel) : NULL;
+	List	   *shapes = rel != NULL ? guard_shapes(rel) : NIL;
 	MemoryContext context;
 	MemoryContext old_context;
 	Snapshot	snapshot;
@@ -1000,7 +1002,7 @@ rules_discard_stored(Oid relid)
 	Oid			save_userid;
 	int			save_sec_context;
 
-	if (shape == NULL)
+	if (shapes == NIL)
 	{
 		if (rel != NULL)
 			table_close(rel, NoLock);
@@ -1017,11 +1019,13 @@ rules_discard_stored(Oid relid)
 	scan = table_beginscan(rel, snapshot, 0, NULL, SO_NONE);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
-		bool		accepted;
+		bool		accepted = true;
+		ListCell   *cell;
 
 		CHECK_FOR_INTERRUPTS();
 		old_context = MemoryContextSwitchTo(context);
-		accepted = event_is_accepted(shape, slot);
+		foreach(cell, shapes)
+			accepted = accepted && event_is_accepted(lfirst(cell), slot);
 		MemoryContextSwitchTo(old_context);
 		MemoryContextReset(context);
 		if (!accepted)

@@ -99,26 +99,27 @@ shared_install_hooks(void)
 	shmem_startup_hook = shared_startup_shmem;
 }
 
-/* in bytes; the largest level is what the setting says */
+/*
+ * In bytes.  The largest level is what the setting says, rounded up so that it can
+ * be halved as often as there are levels.
+ */
 static Size
 shared_level_size(int level)
 {
-	Size		size = (Size) filter_memory * 1024;
+	uint64		nblocks = (uint64) filter_memory * 1024 / BLOCK_SIZE;
 
 	/* blocks are numbered by 32 bits */
-	size = (Size) Min(size / BLOCK_SIZE, PG_UINT32_MAX) * BLOCK_SIZE;
-	for (int i = LEVELS - 1; i > level; i--)
-		size /= LEVEL_FACTOR;
-	return TYPEALIGN(BLOCK_SIZE, size);
+	nblocks = TYPEALIGN64(1 << LARGEST_LEVEL, Min(nblocks, PG_UINT32_MAX));
+	return (Size) (nblocks >> (LARGEST_LEVEL - level)) * BLOCK_SIZE;
 }
 
 /* in bytes; at most twice as much as the largest level, as a power of two */
 static Size
 shared_cache_size(void)
 {
-	Size		size = pg_nextpower2_size_t(shared_level_size(LEVELS - 1));
+	Size		size = pg_nextpower2_size_t(shared_level_size(LARGEST_LEVEL));
 
-	return size > shared_level_size(LEVELS - 1) ? size : size * 2;
+	return size > shared_level_size(LARGEST_LEVEL) ? size : size * 2;
 }
 
 /* all that filter and cache need */

@@ -19,10 +19,11 @@
  * change of either: the library may be replaced while the server runs, and then
  * backends with the old and the new one meet in memory made on demand.
  */
-#define LAYOUT 6
+#define LAYOUT 7
 
-#define LEVELS 3
-#define LEVEL_FACTOR 8
+/* of the filter; each is half of the next */
+#define LEVELS 7
+#define LARGEST_LEVEL (LEVELS - 1)
 
 #define BLOCK_WORDS 8
 #define BLOCK_SIZE (BLOCK_WORDS * sizeof(pg_atomic_uint64))

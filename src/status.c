@@ -142,7 +142,7 @@ optout_verify(PG_FUNCTION_ARGS)
 	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (!filter_maybe_contains(periods_hash(rel, tuple)))
+		if (!filter_maybe_contains(periods_key(tuple).low))
 			missed++;
 	}
 	table_endscan(scan);

@@ -25,6 +25,9 @@
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/params.h"
+#include "parser/parse_node.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -43,11 +46,21 @@
 
 PG_FUNCTION_INFO_V1(optout_stored_events);
 
+/* what a statement is analyzed with */
+typedef struct StoredStatement
+{
+	const Match *match;
+	Oid			relid;			/* what it is about */
+} StoredStatement;
+
 static List *stored_guarded_children(List *children, List *guarded);
 static List *stored_guarded_parents(Oid relid, List *guarded);
 static char *stored_oid_array(List *oids);
 static StoredPart *stored_part(Relation rel, bool only);
 static bool stored_may_keep(Relation rel);
+static void stored_parser_setup(ParseState *pstate, void *arg);
+static Node *stored_parameter(ParseState *pstate, ParamRef *ref);
+static ParamListInfo stored_parameters(const Match *match);
 static uint64 stored_result(int rc);
 static bool stored_line_scans(const char *line);
 
@@ -56,8 +69,10 @@ static bool stored_line_scans(const char *line);
  * so is what TimescaleDB copies to its chunks.
  *
  * A table comes before those that it refers to, through whatever other tables, so
- * that details of events are gone before the events.  Where tables refer to each
- * other in a circle, their order is as good as any.
+ * that details of events are gone before the events.  It is so by how many tables
+ * can be reached from each: all that can be from those that it refers to, and more,
+ * unless these refer back to it.  Where tables refer to each other in a circle, their
+ * order is as good as any.
  */
 List *
 stored_guarded(void)
@@ -77,12 +92,11 @@ stored_guarded(void)
 							  "SELECT DISTINCT COALESCE(pg_partition_root(k.conrelid), k.conrelid)::oid AS relid, "
 							  "COALESCE(pg_partition_root(k.confrelid), k.confrelid)::oid AS to_relid "
 							  "FROM pg_constraint k WHERE k.contype = 'f'"
-							  "), reached (relid, through, steps) AS ("
-							  "SELECT g.relid, COALESCE(pg_partition_root(g.relid), g.relid)::oid, 0 FROM guarded g "
-							  "UNION SELECT r.relid, f.to_relid, r.steps + 1 "
-							  "FROM reached r JOIN reference f ON f.relid = r.through AND f.to_relid <> f.relid "
-							  "WHERE r.steps < 100"
-							  ") SELECT r.relid FROM reached r GROUP BY r.relid ORDER BY max(r.steps) DESC, r.relid",
+							  "), reached (relid, through) AS ("
+							  "SELECT g.relid, COALESCE(pg_partition_root(g.relid), g.relid)::oid FROM guarded g "
+							  "UNION SELECT r.relid, f.to_relid "
+							  "FROM reached r JOIN reference f ON f.relid = r.through"
+							  ") SELECT r.relid FROM reached r GROUP BY r.relid ORDER BY count(*) DESC, r.relid",
 							  1, argtypes, values);
 }
 
@@ -151,6 +165,7 @@ stored_describe(StoredTable *table, List *guarded, Match *match)
 	List	   *parts = NIL;
 	ListCell   *cell;
 
+	table->name = guard_relation_name(rel);
 	foreach(cell, children)
 	{
 		Relation	child = relation_open(lfirst_oid(cell), NoLock);
@@ -242,6 +257,7 @@ stored_part(Relation rel, bool only)
 {
 	StoredPart *result = palloc(sizeof(StoredPart));
 
+	result->relid = RelationGetRelid(rel);
 	result->from = psprintf("%s%s", only ? "ONLY " : "", guard_relation_name(rel));
 	result->owner = rel->rd_rel->relowner;
 	result->forces_rls = rel->rd_rel->relforcerowsecurity;
@@ -315,6 +331,7 @@ stored_count(const StoredTable *table, Match *match)
 uint64
 stored_run(const char *command, Match *match, const StoredPart *part)
 {
+	StoredStatement statement = {match, part->relid};
 	Oid			save_userid;
 	int			save_sec_context;
 	int			save_nestlevel;
@@ -322,9 +339,9 @@ stored_run(const char *command, Match *match, const StoredPart *part)
 	uint64		result;
 
 	SPI_connect();
-	plan = SPI_prepare(command, MATCH_PARAMETERS, match->types);
+	plan = SPI_prepare_params(command, stored_parser_setup, &statement, 0);
 	if (plan == NULL)
-		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+		elog(ERROR, "SPI_prepare_params failed: %s", SPI_result_code_string(SPI_result));
 
 	/* an error resets this at the end of the (sub)transaction */
 	save_nestlevel = NewGUCNestLevel();
@@ -336,11 +353,67 @@ stored_run(const char *command, Match *match, const StoredPart *part)
 	if (strncmp(command, "EXPLAIN", strlen("EXPLAIN")) == 0)
 		(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
-	result = stored_result(SPI_execute_plan(plan, match->values, match->nulls,
-											!OidIsValid(part->owner), 0));
+	result = stored_result(SPI_execute_plan_with_paramlist(plan, stored_parameters(match),
+														   !OidIsValid(part->owner), 0));
 	SetUserIdAndSecContext(save_userid, save_sec_context);
 	AtEOXact_GUC(false, save_nestlevel);
 	SPI_finish();
+	return result;
+}
+
+/*
+ * Have each analysis of a statement, also a later one of the same plan, see that it
+ * is about the table that is meant.  The table is locked and keeps its name, but who
+ * renames its schema locks nothing, and could have anything found in its place.
+ */
+static void
+stored_parser_setup(ParseState *pstate, void *arg)
+{
+	pstate->p_paramref_hook = stored_parameter;
+	pstate->p_ref_hook_state = arg;
+}
+
+/*
+ * There is a parameter in each condition, and analyzed after the table.
+ */
+static Node *
+stored_parameter(ParseState *pstate, ParamRef *ref)
+{
+	const StoredStatement *statement = pstate->p_ref_hook_state;
+	const RangeTblEntry *rte;
+	Param	   *param = makeNode(Param);
+
+	while (pstate->parentParseState != NULL)
+		pstate = pstate->parentParseState;
+	rte = linitial_node(RangeTblEntry, pstate->p_rtable);
+	if (rte->rtekind != RTE_RELATION || rte->relid != statement->relid)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("schema of table \"%s\" has been renamed meanwhile",
+						get_rel_name(statement->relid)),
+				 errhint("Try again.")));
+
+	param->paramkind = PARAM_EXTERN;
+	param->paramid = ref->number;
+	param->paramtype = statement->match->types[ref->number - 1];
+	param->paramtypmod = -1;
+	param->paramcollid = get_typcollation(param->paramtype);
+	param->location = ref->location;
+	return (Node *) param;
+}
+
+static ParamListInfo
+stored_parameters(const Match *match)
+{
+	ParamListInfo result = makeParamList(MATCH_PARAMETERS);
+
+	for (int i = 0; i < MATCH_PARAMETERS; i++)
+	{
+		result->params[i].value = match->values[i];
+		result->params[i].isnull = match->nulls[i] == 'n';
+		result->params[i].pflags = PARAM_FLAG_CONST;
+		result->params[i].ptype = match->types[i];
+	}
 	return result;
 }
 
@@ -407,7 +480,7 @@ optout_stored_events(PG_FUNCTION_ARGS)
 	{
 		StoredTable table;
 		Relation	rel = stored_open(lfirst_oid(cell), AccessShareLock, &table, organization);
-		StoredPart	caller = {NULL, InvalidOid, false};
+		StoredPart	caller = {lfirst_oid(cell)};
 		Datum		values[2];
 		bool		nulls[2] = {false};
 		uint64		count;

@@ -13,6 +13,7 @@
 /* what a statement is about, and as whom it runs */
 typedef struct StoredPart
 {
+	Oid			relid;
 	char	   *from;			/* a table with all that inherits from it, or
 								 * ONLY one */
 	Oid			owner;			/* InvalidOid: the caller, and as a query */

@@ -50,11 +50,11 @@
 PG_FUNCTION_INFO_V1(optout_accepts_support);
 PG_FUNCTION_INFO_V1(optout_is_opted_out_support);
 
-static Node *support(Node *request, bool accepts);
-static double discarded_share(SupportRequestSelectivity *request);
-static double discarded_share_of_values(Oid type, text *organization,
-										const AttStatsSlot *slot, bool weighted);
-static double discarded_share_of_users(void);
+static Node *support_answer(Node *request, bool accepts);
+static double support_discarded_share(SupportRequestSelectivity *request);
+static double support_share_of_values(Oid type, text *organization,
+									  const AttStatsSlot *slot, bool weighted);
+static double support_share_of_users(void);
 
 /*
  * optout.accepts_support(internal)
@@ -62,7 +62,7 @@ static double discarded_share_of_users(void);
 Datum
 optout_accepts_support(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_POINTER(support((Node *) PG_GETARG_POINTER(0), true));
+	PG_RETURN_POINTER(support_answer((Node *) PG_GETARG_POINTER(0), true));
 }
 
 /*
@@ -71,11 +71,11 @@ optout_accepts_support(PG_FUNCTION_ARGS)
 Datum
 optout_is_opted_out_support(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_POINTER(support((Node *) PG_GETARG_POINTER(0), false));
+	PG_RETURN_POINTER(support_answer((Node *) PG_GETARG_POINTER(0), false));
 }
 
 static Node *
-support(Node *request, bool accepts)
+support_answer(Node *request, bool accepts)
 {
 	if (IsA(request, SupportRequestSelectivity))
 	{
@@ -91,7 +91,7 @@ support(Node *request, bool accepts)
 		if (object_aclcheck(ProcedureRelationId, req->funcid, GetUserId(),
 							ACL_EXECUTE) != ACLCHECK_OK)
 			return NULL;
-		discarded = discarded_share(req);
+		discarded = support_discarded_share(req);
 		CLAMP_PROBABILITY(discarded);
 		req->selectivity = accepts ? 1 - discarded : discarded;
 		return request;
@@ -112,7 +112,7 @@ support(Node *request, bool accepts)
 }
 
 static double
-discarded_share(SupportRequestSelectivity *request)
+support_discarded_share(SupportRequestSelectivity *request)
 {
 	VariableStatData vardata;
 	Node	   *organization_arg;
@@ -126,18 +126,18 @@ discarded_share(SupportRequestSelectivity *request)
 	if (organization_arg != NULL)
 	{
 		if (!IsA(organization_arg, Const))
-			return discarded_share_of_users();
+			return support_share_of_users();
 		if (!((Const *) organization_arg)->constisnull)
 			organization = DatumGetTextPP(((Const *) organization_arg)->constvalue);
 		/* an error only if the function is called */
 		if (!organization_is_valid(organization))
-			return discarded_share_of_users();
+			return support_share_of_users();
 	}
 
 	examine_variable(request->root, linitial(request->args), request->varRelid, &vardata);
 	type = getBaseType(vardata.atttype);
 	/* the values of rows that the user may not see are not asked about */
-	if (HeapTupleIsValid(vardata.statsTuple) && ident_type_supported(type) &&
+	if (HeapTupleIsValid(vardata.statsTuple) && ident_type(type) >= 0 &&
 		statistic_proc_security_check(&vardata, request->funcid))
 	{
 		Form_pg_statistic stats = (Form_pg_statistic) GETSTRUCT(vardata.statsTuple);
@@ -148,7 +148,7 @@ discarded_share(SupportRequestSelectivity *request)
 		if (get_attstatsslot(&slot, vardata.statsTuple, STATISTIC_KIND_MCV, InvalidOid,
 							 ATTSTATSSLOT_VALUES | ATTSTATSSLOT_NUMBERS))
 		{
-			share += discarded_share_of_values(type, organization, &slot, true);
+			share += support_share_of_values(type, organization, &slot, true);
 			for (int i = 0; i < slot.nnumbers; i++)
 				others -= slot.numbers[i];
 			free_attstatsslot(&slot);
@@ -157,13 +157,13 @@ discarded_share(SupportRequestSelectivity *request)
 			get_attstatsslot(&slot, vardata.statsTuple, STATISTIC_KIND_HISTOGRAM, InvalidOid,
 							 ATTSTATSSLOT_VALUES))
 		{
-			share += others * discarded_share_of_values(type, organization, &slot, false);
+			share += others * support_share_of_values(type, organization, &slot, false);
 			free_attstatsslot(&slot);
 		}
 	}
 	ReleaseVariableStats(vardata);
 
-	return share >= 0 ? share : discarded_share_of_users();
+	return share >= 0 ? share : support_share_of_users();
 }
 
 /*
@@ -171,7 +171,7 @@ discarded_share(SupportRequestSelectivity *request)
  * frequency or all alike.
  */
 static double
-discarded_share_of_values(Oid type, text *organization, const AttStatsSlot *slot, bool weighted)
+support_share_of_values(Oid type, text *organization, const AttStatsSlot *slot, bool weighted)
 {
 	double		share = 0;
 
@@ -184,7 +184,7 @@ discarded_share_of_values(Oid type, text *organization, const AttStatsSlot *slot
 }
 
 static double
-discarded_share_of_users(void)
+support_share_of_users(void)
 {
 	Relation	rel = tables_open("product_user", AccessShareLock);
 	double		users = rel->rd_rel->reltuples;

@@ -38,23 +38,29 @@
 #include "compat.h"
 #include "tables.h"
 
-/* what tables_select_ids() and tables_select_oids() find, and where it is to be kept */
-typedef struct SelectedIds
+/* what tables_select_oids() finds, and where it is to be kept */
+typedef struct SelectedOids
 {
 	MemoryContext context;
-	UserIds		ids;
 	List	   *oids;
-} SelectedIds;
+} SelectedOids;
 
-/* so many rows of other ids are passed over before the index is searched again */
-#define WALK_STEPS 2
+/* so many rows are read until one has the id that is looked for; more is far */
+#define WALK_STEPS 8
+
+/* so many ids are searched for, each by itself, before that is tried again */
+#define WALK_LEAST_FAR 16
+#define WALK_MOST_FAR 1024
 
 static Oid	tables_namespace(bool missing_ok);
 static Oid	tables_relid(const char *relname);
+static void tables_walk_search(TablesWalk *walk);
 static int	tables_walk_compare(const TablesWalk *walk, text *id);
 static void tables_save_count(void *arg);
-static void tables_save_ids(void *arg);
 static void tables_save_oids(void *arg);
+
+/* of which it is known that it is the extension's, whatever its name may be by now */
+static Oid	verified_namespace = InvalidOid;
 
 /*
  * The owner of the extension.
@@ -92,16 +98,15 @@ tables_owner(void)
 static Oid
 tables_namespace(bool missing_ok)
 {
-	static Oid	verified = InvalidOid;
 	Oid			nspid = get_namespace_oid("optout", missing_ok);
 
-	if (nspid != verified && OidIsValid(nspid))
+	if (nspid != verified_namespace && OidIsValid(nspid))
 	{
 		Oid			extension = get_extension_oid("optout", true);
 
 		if (OidIsValid(extension) &&
 			getExtensionOfObject(NamespaceRelationId, nspid) == extension)
-			verified = nspid;
+			verified_namespace = nspid;
 		else if (missing_ok)
 			return InvalidOid;
 		else
@@ -176,8 +181,11 @@ tables_has_aliases(void)
 bool
 tables_is(Relation rel, const char *table)
 {
+	Oid			nspid = RelationGetNamespace(rel);
+
+	/* triggers ask this for each row, and a look-up by name has its price */
 	return strcmp(RelationGetRelationName(rel), table) == 0 &&
-		RelationGetNamespace(rel) == tables_namespace(true);
+		(nspid == verified_namespace || nspid == tables_namespace(true));
 }
 
 /*
@@ -272,11 +280,12 @@ tables_endscan(TablesScan *scan)
  * snapshot or, if it is NULL, the latest one.  The table's first column is the
  * organization.  The first two of the index are the organization and the id.
  *
- * The ids had better be asked for in their order.  Where the next one's rows are
- * near, we step there, and search the index anew where they are not: whether the
- * ids are most of the table's or a few, that costs little more than the better of
- * the two.  Where the index has the id before the organization, other
- * organizations' rows would be in the way, so it is searched for each id.
+ * If the ids are asked for in their order, and are a good part of the table's, it
+ * is best to read the index from one to the next.  Else it is best to search it for
+ * each id, and for that only: a search for whatever follows reads a whole page.  We
+ * try the one after a number of searches, which is the larger the less it has been
+ * worth it.  Where the index has the id before the organization, other
+ * organizations' rows are in the way, so there are only searches.
  */
 void
 tables_beginwalk(TablesWalk *walk, Relation rel, Oid index,
@@ -284,6 +293,7 @@ tables_beginwalk(TablesWalk *walk, Relation rel, Oid index,
 {
 	ScanKeyData keys[2];
 
+	memset(walk, 0, sizeof(TablesWalk));
 	walk->rel = rel;
 	walk->index = index_open(index, AccessShareLock);
 	walk->organization = organization;
@@ -291,8 +301,7 @@ tables_beginwalk(TablesWalk *walk, Relation rel, Oid index,
 	walk->attnum = walk->index->rd_index->indkey.values[walk->id_first ? 0 : 1];
 	walk->own_snapshot = snapshot == NULL;
 	walk->snapshot = snapshot != NULL ? snapshot : tables_snapshot();
-	walk->id = NULL;
-	walk->tuple = NULL;
+	walk->searches = walk->far = WALK_LEAST_FAR;
 
 	/* here columns are numbered as in the table, later as in the index */
 	tables_key(&keys[walk->id_first ? 1 : 0], 1, organization);
@@ -307,37 +316,49 @@ tables_beginwalk(TablesWalk *walk, Relation rel, Oid index,
 HeapTuple
 tables_walk_to(TablesWalk *walk, text *id)
 {
-	bool		search = walk->id == NULL || walk->id_first ||
-		ident_compare(PointerGetDatum(id), PointerGetDatum(walk->id)) <= 0;
+	if (walk->walking && ident_compare(PointerGetDatum(id), PointerGetDatum(walk->id)) > 0)
+	{
+		for (int steps = 0; steps < WALK_STEPS; steps++)
+		{
+			int			cmp = walk->tuple != NULL ? tables_walk_compare(walk, id) : 1;
+
+			if (cmp >= 0)
+			{
+				walk->id = id;
+				walk->walked++;
+				return cmp == 0 ? walk->tuple : NULL;
+			}
+			walk->tuple = systable_getnext_ordered(walk->scan, ForwardScanDirection);
+		}
+		walk->far = walk->walked > walk->far ? WALK_LEAST_FAR : Min(walk->far * 2, WALK_MOST_FAR);
+		walk->searches = walk->far;
+	}
 
 	walk->id = id;
-	for (int steps = 0;; steps++)
-	{
-		int			cmp;
+	walk->walking = !walk->id_first && walk->searches == 0;
+	walk->walked = 0;
+	if (walk->searches > 0)
+		walk->searches--;
+	tables_walk_search(walk);
+	return walk->tuple != NULL && tables_walk_compare(walk, id) == 0 ? walk->tuple : NULL;
+}
 
-		if (search || steps == WALK_STEPS)
-		{
-			ScanKeyData keys[2];
+/*
+ * Search the index for the first row with this id or, if we walk on from there, a
+ * higher one.
+ */
+static void
+tables_walk_search(TablesWalk *walk)
+{
+	int			o = walk->id_first ? 1 : 0;
+	ScanKeyData keys[2];
 
-			ScanKeyInit(&keys[walk->id_first ? 1 : 0], walk->id_first ? 2 : 1,
-						BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(walk->organization));
-			if (walk->id_first)
-				ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(id));
-			else
-				ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_TEXT_GE, PointerGetDatum(id));
-			index_rescan(walk->scan->iscan, keys, 2, NULL, 0);
-			walk->tuple = systable_getnext_ordered(walk->scan, ForwardScanDirection);
-			search = false;
-		}
-		else if (steps > 0)
-			walk->tuple = systable_getnext_ordered(walk->scan, ForwardScanDirection);
-
-		if (walk->tuple == NULL)
-			return NULL;
-		cmp = tables_walk_compare(walk, id);
-		if (cmp >= 0)
-			return cmp == 0 ? walk->tuple : NULL;
-	}
+	ScanKeyInit(&keys[o], o + 1, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(walk->organization));
+	ScanKeyInit(&keys[1 - o], 2 - o,
+				walk->walking ? BTGreaterEqualStrategyNumber : BTEqualStrategyNumber,
+				walk->walking ? F_TEXT_GE : F_TEXTEQ, PointerGetDatum(walk->id));
+	index_rescan(walk->scan->iscan, keys, 2, NULL, 0);
+	walk->tuple = systable_getnext_ordered(walk->scan, ForwardScanDirection);
 }
 
 /*
@@ -443,46 +464,12 @@ tables_save_count(void *arg)
 }
 
 /*
- * The same for a query that returns ids, which are returned in the order of the
- * query.
- */
-UserIds
-tables_select_ids(const char *query, int nargs, Oid *argtypes, Datum *values)
-{
-	SelectedIds selected;
-
-	selected.context = CurrentMemoryContext;
-	tables_execute_under(query, nargs, argtypes, values, NULL, NULL, tables_save_ids, &selected);
-	return selected.ids;
-}
-
-static void
-tables_save_ids(void *arg)
-{
-	SelectedIds *selected = arg;
-	MemoryContext old_context = MemoryContextSwitchTo(selected->context);
-	UserIds    *ids = &selected->ids;
-
-	ids->count = 0;
-	ids->ids = palloc_extended(Max(SPI_processed, 1) * sizeof(Datum), MCXT_ALLOC_HUGE);
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		bool		isnull;
-		Datum		id = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
-
-		CHECK_FOR_INTERRUPTS();
-		ids->ids[ids->count++] = PointerGetDatum(DatumGetTextPCopy(id));
-	}
-	MemoryContextSwitchTo(old_context);
-}
-
-/*
  * The same for a query that returns oids or xids.
  */
 List *
 tables_select_oids(const char *query, int nargs, Oid *argtypes, Datum *values)
 {
-	SelectedIds selected;
+	SelectedOids selected;
 
 	selected.context = CurrentMemoryContext;
 	selected.oids = NIL;
@@ -493,7 +480,7 @@ tables_select_oids(const char *query, int nargs, Oid *argtypes, Datum *values)
 static void
 tables_save_oids(void *arg)
 {
-	SelectedIds *selected = arg;
+	SelectedOids *selected = arg;
 	MemoryContext old_context = MemoryContextSwitchTo(selected->context);
 
 	for (uint64 i = 0; i < SPI_processed; i++)

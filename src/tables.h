@@ -35,8 +35,12 @@ typedef struct TablesWalk
 	bool		own_snapshot;
 	SysScanDesc scan;
 	text	   *id;				/* looked for last, or NULL */
-	HeapTuple	tuple;			/* where the index has been read to; NULL at
-								 * its end */
+	HeapTuple	tuple;			/* reached last, or NULL */
+	bool		walking;		/* what follows in the index can be had, too */
+	int			walked;			/* for so many ids it was near enough */
+	int			searches;		/* so many more ids are searched for, each by
+								 * itself */
+	int			far;			/* how many that were when it was begun */
 } TablesWalk;
 
 extern Oid	tables_owner(void);
@@ -71,8 +75,6 @@ extern uint64 tables_select_count(const char *query, int nargs, Oid *argtypes,
 								  Datum *values, const char *nulls);
 extern uint64 tables_select_count_under(const char *query, int nargs, Oid *argtypes,
 										Datum *values, const char *nulls, Snapshot snapshot);
-extern UserIds tables_select_ids(const char *query, int nargs, Oid *argtypes,
-								 Datum *values);
 extern List *tables_select_oids(const char *query, int nargs, Oid *argtypes, Datum *values);
 extern uint64 tables_execute_under(const char *command, int nargs, Oid *argtypes,
 								   Datum *values, const char *nulls,

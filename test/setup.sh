@@ -17,6 +17,7 @@
 #                               standard input; it ends with the script.  Sets
 #                               $bindir, and $sock, the directory of its socket
 #   suite NAME CONF VARIABLE... run one kind of test; counts in $passed and $failed
+#   begin_suite ..., end_suites the same, several beside each other
 #   as_user COMMAND...          run a command as an unprivileged user, for
 #                               PostgreSQL refuses to run as root
 #
@@ -179,6 +180,8 @@ as_user() {
 
 # further variables of make
 build_options=()
+# a directory that keeps objects from one run to the next, if any
+objects=
 
 # Prints the settings with which a server finds the extension below $work/inst;
 # nothing if it has no such setting (releases up to 17 other than Debian's).
@@ -201,8 +204,14 @@ build_and_install() {
 	local destdir=$work/inst
 	destination_settings >"$work/server.conf"
 	[ -s "$work/server.conf" ] || destdir=
+	# make finds out which of them are still right
+	if [ -n "$objects" ] && [ -f "$objects/.built-for" ]; then
+		cp -p "$objects/.built-for" "$work/src/"
+		cp -p "$objects"/*.o "$work/src/src/"
+		[ "$(id -u)" != 0 ] || chown -R "$user" "$work/src"
+	fi
 	# the server's own JIT code is of no use for so short a run
-	if ! as_user make -s -C "$work/src" PG_CONFIG="$PG_CONFIG" with_llvm=no "${build_options[@]}" all >"$work/build.log" 2>&1 ||
+	if ! as_user make -s -j"$(nproc)" -C "$work/src" PG_CONFIG="$PG_CONFIG" with_llvm=no "${build_options[@]}" all >"$work/build.log" 2>&1 ||
 		! as_user make -s -C "$work/src" PG_CONFIG="$PG_CONFIG" with_llvm=no "${build_options[@]}" DESTDIR="$destdir" install >>"$work/build.log" 2>&1; then
 		cat "$work/build.log" >&2
 		[ -n "$destdir" ] || say "This server can only use extensions of its own installation, which is not writable: run 'make install' as its owner." >&2
@@ -210,6 +219,10 @@ build_and_install() {
 	fi
 	# warnings are for whoever reads the output
 	cat "$work/build.log"
+	if [ -n "$objects" ] && mkdir -p "$objects" 2>/dev/null && [ -w "$objects" ]; then
+		rm -f "$objects"/*.o
+		cp -p "$work/src/.built-for" "$work/src/src/"*.o "$objects/"
+	fi
 }
 
 # --- server -----------------------------------------------------------------
@@ -247,16 +260,51 @@ environment=()
 regress_options=
 
 # suite NAME CONFIGURATION MAKE-VARIABLE...: one kind of test through "make
-# installcheck".  Counts what its last summary says; a suite that ends without
-# one has failed.
+# installcheck".
 suite() {
-	local name=$1 conf=$work/$2.conf log=$work/log ok=0 all=0 bad=0
-	shift 2
+	local dir=$work/suite status=0
 	say ""
-	say "== $name"
-	as_user env "${environment[@]}" TEMP_CONFIG="$conf" make -s -C "$work/src" PG_CONFIG="$PG_CONFIG" with_llvm=no installcheck \
-		EXTRA_REGRESS_OPTS="--temp-instance=$work/instance --temp-config=$conf $regress_options" "$@" 2>&1 |
-		tee "$log" || bad=1
+	say "== $1"
+	run_suite "$dir" "${@:2}" 2>&1 | tee "$dir.log" || status=1
+	count_suite "$dir" "$status"
+}
+
+# begin_suite ...: the same beside what comes next, until end_suites shows and
+# counts what has been begun.
+begun=()
+begin_suite() {
+	local dir=$work/suite${#begun[@]}
+	run_suite "$dir" "${@:2}" >"$dir.log" 2>&1 &
+	begun+=("$! $1")
+}
+
+end_suites() {
+	local i status
+	for i in "${!begun[@]}"; do
+		status=0
+		wait "${begun[i]%% *}" || status=1
+		say ""
+		say "== ${begun[i]#* }"
+		# without what pg_regress has to say of its server
+		grep -vE '^(=====|(CREATE|ALTER) DATABASE$|\+\+\+|# (using|running|initializing|creating))|^running on|^$' "$work/suite$i.log" || true
+		count_suite "$work/suite$i" "$status"
+	done
+	begun=()
+}
+
+# In a copy of the sources, for that is where the makefiles leave what tests print.
+run_suite() {
+	local dir=$1 conf=$work/$2.conf
+	shift 2
+	rm -rf "$dir"
+	cp -Rp "$work/src" "$dir"
+	as_user env "${environment[@]}" TEMP_CONFIG="$conf" make -s -C "$dir" PG_CONFIG="$PG_CONFIG" with_llvm=no installcheck \
+		EXTRA_REGRESS_OPTS="--temp-instance=$dir/instance --temp-config=$conf $regress_options" "$@"
+}
+
+# Counts what the last summary says; a suite that ends without one has failed.
+count_suite() {
+	local dir=$1 bad=$2 log=$1.log all
 	# "All 12 tests passed", "1 of 12 tests failed", "Files=3, Tests=41"
 	all=$(sed -n -e 's/.*All \([0-9]*\) tests passed.*/\1/p' \
 		-e 's/.* of \([0-9]*\) tests failed.*/\1/p' -e 's/^Files=.*Tests=\([0-9]*\),.*/\1/p' "$log" | tail -n 1)
@@ -264,14 +312,11 @@ suite() {
 		bad=$(sed -n -e 's/[^0-9]*\([0-9]*\) of [0-9]* tests failed.*/\1/p' \
 			-e 's/.*Failed \([0-9]*\)\/[0-9]* subtests.*/\1/p' "$log" | awk '{ all += $1 } END { if (NR) print all }')
 		bad=${bad:-1}
-		if [ -f "$work/src/regression.diffs" ]; then
-			cat "$work/src/regression.diffs"
-			rm "$work/src/regression.diffs"
-		fi
+		[ ! -f "$dir/regression.diffs" ] || cat "$dir/regression.diffs"
+		say "What was printed is in $dir: results, output_iso, tmp_check."
 	elif [ -z "$all" ]; then
 		bad=1
 	fi
-	ok=$((${all:-0} > bad ? ${all:-0} - bad : 0))
-	passed=$((passed + ok))
+	passed=$((passed + (${all:-0} > bad ? ${all:-0} - bad : 0)))
 	failed=$((failed + bad))
 }

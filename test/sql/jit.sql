@@ -19,7 +19,7 @@ SET jit_optimize_above_cost = 0;
 
 SELECT u, org, at > '2002-01-01' AS later,
 	   optout.accepts(u) AS text, optout.accepts(n) AS bigint, optout.accepts(x) AS uuid,
-	   optout.accepts(u, org) AS "with organisation", optout.accepts(u, org, at) AS "and time",
+	   optout.accepts(u, org) AS "with organization", optout.accepts(u, org, at) AS "and time",
 	   optout.is_opted_out(u) AS "out: text", optout.is_opted_out(n) AS bigint, optout.is_opted_out(x, org, at) AS "uuid, and time"
   FROM event;
 SELECT count(*) FROM event WHERE optout.accepts(u, org, at);

@@ -73,7 +73,7 @@ END $$;
 CALL ingest();
 SELECT counted() AS procedure_that_commits;
 
--- organisations, one of them by the setting
+-- organizations, one of them by the setting
 COPY event FROM STDIN WHERE optout.accepts(user_id, organization);
 alice	1	acme
 bob	2	acme

@@ -37,6 +37,9 @@ CALL optout.purge(ARRAY['bob', NULL]);
 CALL optout.purge(ARRAY[['bob']]);
 CALL optout.purge(ARRAY['']);
 CALL optout.purge(ARRAY['bob'], '*');
+-- not taken for false: nothing is deleted
+CALL optout.purge(ARRAY['bob'], dry_run => NULL);
+\echo :LAST_ERROR_SQLSTATE
 CALL optout.purge(ARRAY['phone']);
 \echo :LAST_ERROR_SQLSTATE
 SELECT optout.stored_events(ARRAY['phone']);

@@ -70,6 +70,15 @@ SELECT relation, user_ids FROM guards WHERE relation IN ('parent'::regclass, 'wh
 ALTER TABLE ONLY parent DROP anonymous_id;
 INSERT INTO wh.child (anonymous_id) VALUES ('alice'), ('bob') RETURNING anonymous_id;
 
+-- What guards of rules read is found and purged as well.
+INSERT INTO wh.one VALUES ('carol'), ('dave');
+INSERT INTO wh.document VALUES ('{"user": {"id": "carol"}}'), ('{"a b": {"c": "carol"}}');
+SELECT optout.enroll('carol'), optout.opt_out('carol');
+SELECT * FROM optout.stored_events('{carol}') ORDER BY relation::text;
+CALL optout.purge('{carol}');
+SELECT * FROM optout.stored_events('{carol}');
+SELECT anonymous_id FROM wh.one WHERE anonymous_id = 'dave';
+
 -- What cannot be guarded is a warning, and a fault
 CREATE TABLE wh.bad_type (user_id numeric);
 CREATE TABLE wh.generated (name text, user_id text GENERATED ALWAYS AS (lower(name)) STORED);

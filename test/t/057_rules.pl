@@ -10,7 +10,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_server('main', {}, "shared_preload_libraries = 'optout'\nautovacuum = off\nmax_prepared_transactions = 5\nallow_system_table_mods = on\n");
+my $node = new_server('main', {}, "shared_preload_libraries = 'optout'\nautovacuum = off\nmax_prepared_transactions = 5\nmax_connections = 20\nmax_locks_per_transaction = 10\nmax_wal_senders = 0\nallow_system_table_mods = on\n");
 
 sub run { return $node->safe_psql('postgres', shift) }
 
@@ -57,6 +57,16 @@ $admin->wait_for_lock($node);
 $before->query('COMMIT');
 is(($admin->finish)[1], '', 'guard_schema() goes on when the writer has ended');
 is($before->query(q{INSERT INTO other.busy VALUES ('alice') RETURNING user_id}), '', 'who is discarded from then on');
+
+# or has no memory for the locks of so many: all or nothing
+run(q{CREATE SCHEMA many});
+# more than the settings above leave room for, and than the server has to spare
+my $many = 1500;
+run(qq{DO \$\$ BEGIN FOR i IN 1 .. $many LOOP EXECUTE format('CREATE TABLE many.t%s (user_id text)', i); IF i % 100 = 0 THEN COMMIT; END IF; END LOOP; END \$\$});
+like(errors_of($node, q{SELECT optout.guard_schema('many')}), qr/^(?!.*WARNING).*ERROR:  53200: out of shared memory.*max_locks_per_transaction/s,
+	'guard_schema() fails where there are too many tables for one transaction');
+is(run(q{SELECT (SELECT count(*) FROM optout.guard_rules WHERE schema = 'many'), (SELECT count(*) FROM optout.guarded WHERE relation::text ~ '^many')}), '0|0', 'nothing has changed');
+run(qq{DO \$\$ BEGIN FOR i IN 1 .. $many LOOP EXECUTE format('DROP TABLE many.t%s', i); IF i % 100 = 0 THEN COMMIT; END IF; END LOOP; END \$\$});
 
 # Who creates a table may have to wait for somebody who is granted the same privilege.
 # Giving up, the table is there and not guarded; a cancel leaves neither.
@@ -141,8 +151,8 @@ sub pg_upgrade
 		  FROM pg_trigger WHERE tgfoid = 'optout.discard_opted_out'::regproc};
 	my %expected = map { $_ => run($_) } $guards, $rules, $triggers;
 	like($expected{$guards}, qr/^other\.busy, other\.prepared, source by hand, wh\."both", .*wh\.parted$/, 'guards before pg_upgrade');
-	my $new = PostgreSQL::Test::Cluster->new('upgraded');
-	$new->init(extra => [ '--encoding=UTF8', '--locale=C' ]);
+	my $new = OptoutTest::Server->new('upgraded');
+	$new->init;
 	$new->append_conf('postgresql.conf', "shared_preload_libraries = 'optout'\nallow_system_table_mods = on\n");
 	$node->stop;
 

@@ -57,6 +57,8 @@ INSERT INTO phase (name, set_up) VALUES
 	('bulk', format($$CALL make_list('default', 1, 'text');
 		INSERT INTO optout.product_user (user_id) SELECT user_id(n, true, 'text') FROM generate_series(1, %s) AS n;
 		CREATE TABLE bulk AS SELECT array_agg(user_id ORDER BY user_id) AS user_ids FROM optout.product_user$$, :list)),
+	('purge', format($$CALL make_list('default', %s, 'text'); CALL make_stored(%s, %1$s, false)$$, :short_list, :events)),
+	('purge by index', format($$CALL make_list('default', %s, 'text'); CALL make_stored(%s, %1$s, true)$$, :short_list, :events)),
 	('large', format($$CALL make_list('default', %s, 'text'); CALL make_events('event', %s, 0, %1$s);
 		CALL make_events('event_30', %2$s, 30, %1$s)$$, :large_list, :events)),
 	('larger', '');
@@ -149,6 +151,16 @@ SELECT 'bulk', name, :list, :list, :'reset',
 	('opt_out', 'SELECT optout.opt_out(user_ids) AS got FROM bulk')
   ) AS bulk (name, statement);
 
+-- The rows of all listed users, about one in a hundred.  A session's first purge
+-- looks up a good deal in catalogs; so one of nobody comes before.
+INSERT INTO job (phase, name, rows, expect, prepare, statement)
+SELECT phase, name, :events - :kept, :events - :kept,
+       format('SET client_min_messages = warning; VACUUM %1$I; CALL add_listed(%1$L); CALL optout.purge(''{}''); CHECKPOINT; SELECT count(*) FROM %1$I;', relation), statement
+  FROM unnest(ARRAY['purge', 'purge by index']) AS phase, (VALUES
+	('DELETE', 'stored', 'SELECT plain_purge() AS got'),
+	('purge', 'stored_guard', 'SELECT purge() AS got')
+  ) AS purge (name, relation, statement);
+
 -- 3000000 -> 3 million
 CREATE FUNCTION words(n bigint) RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -184,6 +196,8 @@ INSERT INTO comparison (what, phase, ours, theirs, unit, target) VALUES
 	('write-ahead log of a kept one, bytes', 'ingest', 'single kept', NULL, 'bytes', NULL),
 	('guarded single-row INSERT, added by 1000 opt-outs a second, us', 'ingest', 'single kept beside', 'single kept', 'us', '<= 0.7'),
 	('opt_out of ' || words(:list) || ' / INSERT into a table with the same indexes', 'bulk', 'opt_out', 'INSERT', 'ratio', '<= 1.75'),
+	('purge of ' || words(:short_list) || ' users, all of the table is read / DELETE', 'purge', 'purge', 'DELETE', 'ratio', '<= 1.1'),
+	('purge of ' || words(:short_list) || ' users, by an index / DELETE', 'purge by index', 'purge', 'DELETE', 'ratio', '<= 1.1'),
 	('list of ' || words(:large_list) || ', kept row, no-op C function, ns', 'large', 'no-op', NULL, 'ns', NULL),
 	('list of ' || words(:large_list) || ', kept row, floor, ns', 'large', 'floor', NULL, 'ns', NULL),
 	('list of ' || words(:large_list) || ', kept row, filter_memory 16 MB, ns', 'large', 'accepts', NULL, 'ns', '<= 140'),

@@ -104,6 +104,68 @@ BEGIN
 END
 $$;
 
+-- Two tables of stored events, of which one is guarded.  Each run adds those of
+-- listed users first, all over the table, where there is room for them.
+CREATE PROCEDURE make_stored(events bigint, users bigint, indexed boolean)
+LANGUAGE plpgsql SET client_min_messages = warning
+AS $$
+DECLARE
+	name text;
+BEGIN
+	CALL make_events('event', events, 1, users);
+	DROP TABLE IF EXISTS listed_event, purged;
+	CREATE TABLE listed_event AS SELECT * FROM event WHERE listed(event_id, 1);
+	CREATE TABLE purged AS SELECT array_agg(user_id) AS user_ids FROM optout.opt_out_period;
+	FOREACH name IN ARRAY ARRAY['stored', 'stored_guard'] LOOP
+		EXECUTE format('DROP TABLE IF EXISTS %I', name);
+		EXECUTE format('CREATE TABLE %I AS SELECT * FROM event', name);
+		EXECUTE format('DELETE FROM %I WHERE listed(event_id, 1)', name);
+		IF indexed THEN
+			EXECUTE format('CREATE INDEX ON %I (user_id)', name);
+		END IF;
+	END LOOP;
+	-- the others, which are not needed any more, would be looked into
+	PERFORM optout.unguard(relation) FROM optout.guarded;
+	PERFORM optout.guard('stored_guard');
+END
+$$;
+
+-- add the listed users' events, past the guard
+CREATE PROCEDURE add_listed(name text)
+LANGUAGE plpgsql
+AS $$
+BEGIN
+	EXECUTE format('ALTER TABLE %I DISABLE TRIGGER USER', name);
+	EXECUTE format('INSERT INTO %I SELECT * FROM listed_event', name);
+	EXECUTE format('ALTER TABLE %I ENABLE TRIGGER USER', name);
+	PERFORM optout.repair();
+END
+$$;
+
+-- the fastest of plain DELETEs: the planner knows the ids
+CREATE FUNCTION plain_purge() RETURNS bigint
+LANGUAGE plpgsql
+AS $$
+DECLARE
+	deleted bigint;
+BEGIN
+	EXECUTE 'DELETE FROM stored WHERE user_id = ANY ($1)' USING (SELECT user_ids FROM purged);
+	GET DIAGNOSTICS deleted = ROW_COUNT;
+	RETURN deleted;
+END
+$$;
+
+CREATE FUNCTION purge() RETURNS bigint
+LANGUAGE plpgsql
+AS $$
+DECLARE
+	ids CONSTANT text[] := (SELECT user_ids FROM purged);
+BEGIN
+	CALL optout.purge(ids);
+	RETURN (SELECT sum(deleted) FROM optout.purge_ledger WHERE purged_at >= now());
+END
+$$;
+
 -- a peer has to be what its name says
 CREATE FUNCTION require_plan(node text, statement text) RETURNS void
 LANGUAGE plpgsql
