@@ -47,7 +47,7 @@ SELECT evtname, evtevent, evtenabled, evtfoid::regproc, evttags, obj_description
 -- All tables are dumped.
 SELECT c.oid::regclass, x.cond
   FROM pg_extension e, unnest(e.extconfig, e.extcondition) AS x (tab, cond) JOIN pg_class c ON c.oid = x.tab
- WHERE e.extname = 'optout' ORDER BY 1;
+ WHERE e.extname = 'optout' ORDER BY c.relname;
 
 -- PUBLIC reads the views; it executes nothing but what status and progress show and
 -- waiting for replicas, and touches no table.
@@ -55,7 +55,7 @@ CREATE ROLE regress_nobody;
 SELECT c.oid::regclass AS relation, p.privilege
   FROM pg_class c, unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) AS p (privilege)
  WHERE c.relnamespace = 'optout'::regnamespace AND c.relkind IN ('r', 'v')
-   AND has_table_privilege('regress_nobody', c.oid, p.privilege) ORDER BY 1, 2;
+   AND has_table_privilege('regress_nobody', c.oid, p.privilege) ORDER BY c.relname, 2;
 SELECT p.oid::regprocedure FROM pg_proc p
  WHERE p.pronamespace = 'optout'::regnamespace
    AND has_function_privilege('regress_nobody', p.oid, 'EXECUTE')
@@ -72,7 +72,7 @@ ALTER DEFAULT PRIVILEGES REVOKE ALL ON SCHEMAS FROM PUBLIC;
 SELECT c.oid::regclass AS relation, p.privilege
   FROM pg_class c, unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) AS p (privilege)
  WHERE c.relnamespace = 'optout'::regnamespace AND c.relkind IN ('r', 'v')
-   AND has_table_privilege('regress_nobody', c.oid, p.privilege) ORDER BY 1, 2;
+   AND has_table_privilege('regress_nobody', c.oid, p.privilege) ORDER BY c.relname, 2;
 SELECT has_schema_privilege('regress_nobody', 'optout', 'CREATE') AS create_in_schema;
 
 -- Elevated functions pin their search_path.
