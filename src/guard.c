@@ -715,7 +715,7 @@ guard_check_request(const GuardRequest *request)
 static GuardTrigger
 guard_describe(Relation rel, const GuardRequest *request, bool by_rule)
 {
-	GuardTrigger trigger = {by_rule};
+	GuardTrigger trigger = {.by_rule = by_rule};
 	ListCell   *cell;
 
 	guard_check_request(request);
