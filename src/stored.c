@@ -480,7 +480,7 @@ optout_stored_events(PG_FUNCTION_ARGS)
 	{
 		StoredTable table;
 		Relation	rel = stored_open(lfirst_oid(cell), AccessShareLock, &table, organization);
-		StoredPart	caller = {lfirst_oid(cell)};
+		StoredPart	caller = {.relid = lfirst_oid(cell)};
 		Datum		values[2];
 		bool		nulls[2] = {false};
 		uint64		count;
