@@ -62,7 +62,8 @@ $node->safe_psql('postgres', q{
 $admin->query(q{SELECT optout.opt_out('alice')});
 $admin->begin(q{CALL optout.purge('{alice}')});
 $admin->wait_for_lock($node);
-$node->restart('immediate');
+$node->stop('immediate');
+$node->start;
 $_->quit for $copy, $admin, $other;
 ($copy, $admin, $other) = map { OptoutTest::Session->new($node) } 1 .. 3;
 $admin->begin(q{CALL optout.purge('{alice}')});
