@@ -120,7 +120,11 @@ DROP EXTENSION postgres_fdw;
 CREATE TEMP TABLE scratch (user_id text);
 SELECT optout.guard('scratch');
 SELECT store('scratch', $$INSERT INTO scratch VALUES ('alice'), ('bob')$$);
+-- (whose schema's name differs from session to session)
+SET client_min_messages = warning;
 CALL optout.purge(ARRAY['alice']);
+RESET client_min_messages;
+SELECT * FROM scratch;
 DROP TABLE scratch;
 
 -- Soft deletion: what is left is an error, and nothing is deleted, not even elsewhere

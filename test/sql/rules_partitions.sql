@@ -136,8 +136,10 @@ SELECT * FROM guards;
 SELECT * FROM optout.unguarded;
 
 -- Uninstalled with rules in place
-SELECT optout.unguard(tgrelid) FROM pg_trigger
- WHERE tgfoid = 'optout.discard_opted_out'::regproc AND tgparentid = 0 GROUP BY tgrelid;
+SELECT optout.unguard(relation)
+  FROM (SELECT tgrelid::regclass AS relation FROM pg_trigger
+		 WHERE tgfoid = 'optout.discard_opted_out'::regproc AND tgparentid = 0
+		 GROUP BY 1 ORDER BY tgrelid::regclass::text OFFSET 0) AS guarded;
 DROP VIEW guards;
 DROP EXTENSION optout;
 SELECT count(*) FROM pg_trigger WHERE tgname ~ 'optout';
