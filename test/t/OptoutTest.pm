@@ -212,7 +212,7 @@ use PostgreSQL::Test::Utils;
 # without a connection, so each has one to this process meanwhile.
 my %idle;
 my $directory = PostgreSQL::Test::Utils::tempdir_short();
-my $listener = IO::Socket::UNIX->new(Local => "$directory/.s.PGSQL.1", Listen => 5) or die $!;
+my $listeners = 0;
 my $greeting = join('', map { pack('a N a*', $_->[0], 4 + length $_->[1], $_->[1]) } [ R => pack('N', 0) ],
 	[ S => "client_encoding\0UTF8\0" ], [ S => "standard_conforming_strings\0on\0" ], [ Z => 'I' ]);
 
@@ -408,8 +408,12 @@ sub quit
 	eval {
 		$self->send($self->_marker);
 		$self->finish;
-		$self->send("\\connect -reuse-previous=off 'host=$directory port=1'\n" . $self->_marker);
-		$process->{idle} = $listener->accept;
+
+		# a socket for each, lest we answer somebody who has given up
+		my $port = ++$listeners;
+		my $listener = IO::Socket::UNIX->new(Local => "$directory/.s.PGSQL.$port", Listen => 1, Timeout => 10) or die $!;
+		$self->send("\\connect -reuse-previous=off 'host=$directory port=$port'\n" . $self->_marker);
+		$process->{idle} = $listener->accept or die 'psql does not connect';
 		sysread($process->{idle}, my $startup, 10_000);
 		syswrite($process->{idle}, $greeting);
 		$self->finish;
