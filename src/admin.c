@@ -82,6 +82,8 @@ static void admin_end(const AdminArgs *args);
 static void admin_require_known(text *organization, const UserIds *users,
 								const UserIds *enrolled, const UserIds *opted_out);
 static Links admin_lock_aliases(AdminArgs *args, const UserIds *users);
+static bool admin_lock_links(AdminArgs *args, const UserIds *users, const UserIds *aliases,
+							 Links *links, uint64 *nperiods);
 static Forgotten admin_forget_lock(AdminArgs *args, bool force);
 static uint64 admin_forget_count_rows(const AdminArgs *args, Snapshot snapshot);
 static uint64 admin_forget_delete(const AdminArgs *args, const Forgotten *forgotten, Snapshot snapshot);
@@ -521,6 +523,58 @@ admin_link(FunctionCallInfo fcinfo, Links links)
 }
 
 /*
+ * Lock these users, their periods, and the aliases, and read whose these are by
+ * then: links, and their users in args.  If others are among the users, nothing
+ * stays locked, for locks go with a subtransaction, and this is false.
+ */
+static bool
+admin_lock_links(AdminArgs *args, const UserIds *users, const UserIds *aliases,
+				 Links *links, uint64 *nperiods)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	UserIds		locked;
+	bool		done;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		admin_phase(args, PROGRESS_LOCKING_USERS, users->count);
+		(void) directory_lock(args->organization, users);
+		admin_phase(args, PROGRESS_LOCKING_PERIODS, users->count);
+		*nperiods = periods_lock(args->organization, users);
+		admin_phase(args, PROGRESS_LOCKING_ALIASES, aliases->count);
+		locked = links_lock(args->organization, aliases);
+		*links = links_read(args->organization, &locked);
+		args->users = links_users(links);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		/* whoever catches it ends one subtransaction, their own */
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		ReThrowError(error);
+	}
+	PG_END_TRY();
+
+	done = user_ids_include(users, &args->users);
+	if (done)
+		ReleaseCurrentSubTransaction();
+	else
+		RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return done;
+}
+
+/*
  * optout.unlink(aliases, organization, force)
  */
 Datum
@@ -534,47 +588,23 @@ optout_unlink(PG_FUNCTION_ARGS)
 								   aliases.count >= MANY_USERS, PROGRESS_UNLINK);
 	Links		links = links_read(args.organization, &aliases);
 	UserIds		owners = links_users(&links);
-	UserIds		locked;
 	uint64		nperiods;
 	uint64		deleted = 0;
-	bool		done;
 
 	/*
 	 * Lock the users and then the aliases.  While we wait, an alias may be
 	 * given to another user, who is to be locked before it.  So then begin
-	 * again without any of these locks, which go with a subtransaction.
+	 * again without any of these locks.
 	 */
-	for (;;)
-	{
-		MemoryContext context = CurrentMemoryContext;
-		ResourceOwner owner = CurrentResourceOwner;
-
-		BeginInternalSubTransaction(NULL);
-		MemoryContextSwitchTo(context);
-		admin_phase(&args, PROGRESS_LOCKING_USERS, owners.count);
-		(void) directory_lock(args.organization, &owners);
-		admin_phase(&args, PROGRESS_LOCKING_PERIODS, owners.count);
-		nperiods = periods_lock(args.organization, &owners);
-		admin_phase(&args, PROGRESS_LOCKING_ALIASES, aliases.count);
-		locked = links_lock(args.organization, &aliases);
-		links = links_read(args.organization, &locked);
-		args.users = links_users(&links);
-		done = user_ids_include(&owners, &args.users);
-		if (done)
-			ReleaseCurrentSubTransaction();
-		else
-			RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		if (done)
-			break;
+	while (!admin_lock_links(&args, &owners, &aliases, &links, &nperiods))
 		owners = args.users;
-	}
 
 	if (!force)
 		links_refuse_opted_out(args.organization, &links);
-	if (locked.count > 0)
+	if (links.count > 0)
 	{
+		UserIds		locked = links_aliases(&links);
+
 		admin_phase(&args, PROGRESS_DELETING, admin_guess_copies(nperiods, owners.count, locked.count));
 		deleted = links_delete(args.organization, &locked);
 	}
