@@ -75,7 +75,7 @@ void
 complete_define_settings(void)
 {
 	DefineCustomBoolVariable("optout.assume_complete",
-							 "Answers even if no subscription has copied the list of opt-outs to this server.",
+							 "Lets this server answer even if no subscription has copied the list of opt-outs to it.",
 							 "For servers whose list is fed by other means than a subscription.",
 							 &assume_complete,
 							 false,

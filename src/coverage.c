@@ -192,8 +192,8 @@ void
 coverage_define_settings(void)
 {
 	DefineCustomBoolVariable("optout.filter",
-							 "Answers from shared filter and memo where they can.",
-							 "Off makes every answer come from the table.",
+							 "Lets the shared filter, the shared cache and the memo answer where they can.",
+							 "If it is off, every answer comes from the table.",
 							 &filter_enabled,
 							 true,
 							 PGC_SUSET,

@@ -228,8 +228,8 @@ ledger_check_level(const Level *level)
 	if (level->broken)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("discarded events could not be counted"),
-				 errdetail("There was no memory to count those of a subtransaction."),
+				 errmsg("could not count discarded events"),
+				 errdetail("There was not enough memory to count those of a subtransaction."),
 				 errhint("Roll back the transaction.")));
 }
 

@@ -111,7 +111,7 @@ void
 links_define_settings(void)
 {
 	DefineCustomBoolVariable("optout.subscribers_updated",
-							 "Subscribers to optout.opt_out_period have the columns of optout 1.2.",
+							 "States that subscribers to optout.opt_out_period have the columns of optout 1.2.",
 							 "Lets ALTER EXTENSION optout UPDATE add these columns while a publication sends all columns.",
 							 &subscribers_updated,
 							 false,

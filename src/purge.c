@@ -317,8 +317,8 @@ purge_check_users(text *organization, const UserIds *users, bool dry_run)
 				 errmsg("user \"%s\" of organization \"%s\" is not opted out",
 						ident_for_message(DatumGetTextPP(users->ids[i])),
 						ident_for_message(organization)),
-				 errdetail("Their events would go on to be stored."),
-				 errhint("Call optout.opt_out(), and commit, first.")));
+				 errdetail("Events of this user can still be stored."),
+				 errhint("Call optout.opt_out() and commit first.")));
 	}
 }
 
@@ -422,7 +422,7 @@ purge_tell_of_scans(const StoredTable *table, Match *sample)
 	}
 	if (names.len > 0)
 		ereport(NOTICE,
-				(errmsg("no index of table %s serves to find events by %s", table->name, names.data),
+				(errmsg("no index of table %s can be used to find events by %s", table->name, names.data),
 				 errdetail("All of the table is read."),
 				 errhint("%s", commands.data)));
 }

@@ -284,7 +284,7 @@ rules_check_schema(const char *schema, Oid nspid)
 		strcmp(schema, "information_schema") == 0 || strcmp(schema, "optout") == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("there can be no rule for schema \"%s\"", schema),
+				 errmsg("cannot create a rule for schema \"%s\"", schema),
 				 errdetail("It holds no tables of events.")));
 }
 
@@ -809,7 +809,7 @@ rules_apply(Oid relid, const RulesReason *reason)
 			{
 				guard_drop_by_rule(relid, false);
 				ereport(WARNING,
-						(errmsg("relation \"%s\" is not guarded any more", get_rel_name(relid)),
+						(errmsg("relation \"%s\" is no longer guarded", get_rel_name(relid)),
 						 errdetail("It has none of the columns that name the user of an event.")));
 			}
 		}

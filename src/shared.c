@@ -76,7 +76,7 @@ shared_define_settings(void)
 {
 	DefineCustomIntVariable("optout.filter_memory",
 							"Sets the size of the shared filter.",
-							"2 bytes a key make less than 0.2 % false positives. 0 means no shared filter.",
+							"2 bytes for each key give less than 0.2 % false positives. 0 means no shared filter.",
 							&filter_memory,
 							16384,
 							0,
