@@ -44,8 +44,8 @@ RETURNS boolean
 AS 'MODULE_PATHNAME', 'optout_is_opted_out_bigint_1_2' LANGUAGE C STABLE PARALLEL SAFE
 SUPPORT optout.is_opted_out_support;
 
--- One column of ids as ever, or several, or paths into documents.  varchar, for with
--- text calls of the other form would be ambiguous.
+-- One column of ids as before, or several, or paths into documents.  varchar, because
+-- with text, calls of the other form would be ambiguous.
 CREATE FUNCTION optout.guard(relation regclass, user_ids text[], organization varchar DEFAULT NULL,
 							 occurred_at varchar DEFAULT NULL, payload name DEFAULT NULL,
 							 time_zone text DEFAULT NULL, fixed_organization text DEFAULT NULL)
@@ -110,7 +110,7 @@ COMMENT ON COLUMN optout.guarded.by_rule IS 'Whether a rule for tables to come h
 COMMENT ON FUNCTION optout.unguard(regclass) IS
 'Remove all guards from an event table, whatever their names. Error 42704 where there is none.';
 
--- Rules for tables to come; see src/rules.c.  By the schema's name, for pg_upgrade
+-- Rules for tables to come; see src/rules.c.  By the schema's name, because pg_upgrade
 -- takes no regnamespace, and so that a rule goes for a schema that is made again.
 CREATE TABLE optout.guard_rule (
 	schema name NOT NULL,
@@ -455,7 +455,7 @@ COMMENT ON FUNCTION optout.unlink(text[], text, boolean) IS
 'Take aliases away from their users, all or none. Returns how many of the ids were aliases. Error 55000 while the user of one is opted out, unless force => true, after which events of that id are accepted again.';
 
 -- They act on a user's aliases as well now.  A session that still has the older
--- library gets an error, for it would leave these out.
+-- library gets an error, because it would leave these out.
 CREATE OR REPLACE FUNCTION optout.opt_out(user_id text, organization text DEFAULT NULL, reason text DEFAULT NULL)
 RETURNS boolean
 AS 'MODULE_PATHNAME', 'optout_opt_out_1_2' LANGUAGE C
@@ -941,7 +941,7 @@ ALTER EVENT TRIGGER optout_rules ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER optout_rules IS
 'Guards tables for which there is a rule, see optout.guard_schema(). optout.repair() makes it fire again where it does not.';
 
--- Who updates need not be who owns the extension and its views.
+-- The role that updates need not be the owner of the extension and its views.
 DO $$
 DECLARE
 	extension CONSTANT oid := (SELECT e.oid FROM pg_catalog.pg_extension e WHERE e.extname = 'optout');
@@ -981,7 +981,7 @@ BEGIN
 	END LOOP;
 END
 $$;
--- Whoever may administer may execute what is new.
+-- Roles that may administer may execute what is new.
 SELECT optout.grant_authority(a.role, a.organization, a.privilege)
   FROM optout.authority a
  WHERE a.privilege = 'administer' AND a.role IN (SELECT r.oid FROM pg_catalog.pg_roles r);

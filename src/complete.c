@@ -14,8 +14,9 @@
  *	  creates the extension on each worker, with an empty list, and has the
  *	  workers call the filter.
  *
- * The answer is kept until a change of these catalogs is reported.  coverage.c, which
- * asks before it lets anybody trust the filter, is told of each.
+ * The answer is kept until an invalidation reports a change of these
+ * catalogs. coverage.c asks before it lets anybody trust the filter, so it is
+ * told of each.
  */
 #include "postgres.h"
 

@@ -1,7 +1,8 @@
 /*
  * guard.c
- *		The guard of an event table: optout.guard(), optout.unguard(), and what
- *		others ask about guards.  discard.c has the trigger's function.
+ *		The guard of an event table: optout.guard(), optout.unguard(), and
+ *		what other files need to know of guards. discard.c has the trigger
+ *		function.
  *
  * The trigger is
  *
@@ -19,8 +20,8 @@
  * A rule for tables to come (rules.c) makes guards as well, by other names and
  * without the list: see guard_create_by_rule().  guard() replaces one of those.
  *
- * Whatever fires the function of the guard is a guard, under whichever name:
- * the view optout.guarded, unguard() and repair() go by the function.
+ * Every trigger that calls this function is a guard, whatever its name: the
+ * view optout.guarded, unguard() and repair() look for the function.
  */
 #include "postgres.h"
 
@@ -110,7 +111,7 @@ guard_open_own_table(FunctionCallInfo fcinfo)
 	/* before locking, which a standby refuses with an error of its own */
 	tables_prevent_if_read_only(fcinfo);
 
-	/* before waiting for the lock, lest others wait for us */
+	/* before waiting for the lock, so that others need not wait for us */
 	if (get_rel_name(relid) != NULL &&
 		!object_ownercheck(RelationRelationId, relid, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(relid));

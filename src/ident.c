@@ -2,11 +2,11 @@
  * ident.c
  *		Organizations and user ids as the SQL functions receive them.
  *
- * Both are compared byte for byte.  An organization is always optional: NULL
- * means the setting optout.organization.  What can be no organization's name
- * is an error wherever it appears, in the filter too; what can be no user's id
- * is an error where a user is administered, while the filter just finds that
- * nobody of that id is opted out.
+ * Both are compared byte for byte.  An organization is always optional:  NULL
+ * means the setting optout.organization.  A value that cannot be the name of
+ * an organization is an error wherever it appears, in the filter too.  A
+ * value that cannot be a user id is an error in administration; the filter
+ * just finds that nobody with that id is opted out.
  */
 #include "postgres.h"
 
