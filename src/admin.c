@@ -4,14 +4,15 @@
  *		sign_in.
  *
  * Each checks its arguments and then the effective caller's authority before
- * it looks at any user, so that whoever has none learns nothing, not even from
- * how long it takes.  Arguments that name several users are acted on all or
- * none, simply by raising an error.  For the locking see periods.c, and for that
- * of aliases links.c.
+ * it looks at any user, so that whoever has none learns nothing, not even
+ * from how long it takes.  A function that takes several users acts on all of
+ * them or, as it raises an error, on none.  For the locking see periods.c,
+ * and for that of aliases links.c.
  *
- * What an update gives another meaning gets another name as well ("_1_2"), so
- * that a session that still has the old library fails instead of doing half of
- * it.  The old names serve a database that has not been updated yet.
+ * A function whose meaning an update changes gets another symbol as well
+ * ("_1_2"), so that a session that still has the old library fails instead of
+ * doing half of it.  The old symbols serve a database that has not been
+ * updated yet.
  */
 #include "postgres.h"
 
