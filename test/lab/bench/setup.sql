@@ -43,8 +43,10 @@ BEGIN
 END
 $$;
 
--- Ask until the filter has all keys, however many questions it takes.  What it
--- says of itself takes a while to compute, so that is looked at ever more rarely.
+-- Ask until the filter has all keys, however many questions it takes.  A session adds
+-- keys for 5 milliseconds, and then none for as long, so that it can answer; what it
+-- would answer then is not what is measured.  What the filter says of itself takes a
+-- while to compute, so that is looked at ever more rarely.
 CREATE PROCEDURE until_ready()
 LANGUAGE plpgsql
 AS $$
@@ -54,6 +56,7 @@ BEGIN
 	LOOP
 		PERFORM optout.accepts('nobody');
 		COMMIT;
+		PERFORM pg_sleep(0.005);
 		asked := asked + 1;
 		EXIT WHEN asked & (asked - 1) = 0 AND (SELECT shared_filter FROM optout.status) = 'ready';
 	END LOOP;
