@@ -97,6 +97,7 @@
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
+#include "storage/sinval.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
@@ -878,6 +879,24 @@ coverage_tell_of_change(Relation rel)
 		CacheInvalidateRelcacheByRelid(relation);
 	else
 		CacheInvalidateRelcache(rel);
+}
+
+/*
+ * Tell other sessions of such changes at once.  Whoever has made them does so, too,
+ * but a moment after they can be seen.
+ */
+void
+coverage_tell_of_changes_now(void)
+{
+	Relation	rel = tables_open("opt_out_period", AccessShareLock);
+	SharedInvalidationMessage message;
+
+	memset(&message, 0, sizeof(message));
+	message.rc.id = SHAREDINVALRELCACHE_ID;
+	message.rc.dbId = MyDatabaseId;
+	message.rc.relId = get_relname_relid(CHANGE_RELATION, RelationGetNamespace(rel));
+	table_close(rel, AccessShareLock);
+	SendSharedInvalidMessages(&message, 1);
 }
 
 /*

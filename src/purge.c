@@ -10,9 +10,10 @@
  * 2. It locks the users' open periods, until the end, so that they stay open:
  *	  opt_in() and forget() wait.  So do link() and unlink(), which lock a user's
  *	  periods as well, so these users keep the aliases that are read next.
- * 3. It waits until those who have written these periods have told other sessions
- *	  to forget what they remember.  Their commit can be seen a moment before.
- *	  They do it before they release their locks.
+ * 3. It tells other sessions to forget what they remember.  Those who have written
+ *	  these periods do so, too, but their commit can be seen a moment before.  It
+ *	  waits for them as well, for they may have altered the table.  (Of one whose
+ *	  row is a subtransaction's it does not see whether it still runs.)
  * 4. It waits for all who have asked the filter by now (settle.c).  Whoever asks
  *	  later finds the users and aliases opted out.
  * 5. It looks again for guarded tables, and does as in step 1 with what is new: those
@@ -48,6 +49,7 @@
 
 #include "authority.h"
 #include "complete.h"
+#include "coverage.h"
 #include "guard.h"
 #include "links.h"
 #include "match.h"
@@ -69,7 +71,7 @@ static void purge_check_guards(Relation rel, LOCKMODE lockmode);
 static void purge_check_users(text *organization, const UserIds *users, bool dry_run);
 static void purge_wait_for_writers(text *organization, const UserIds *ids);
 static void purge_check_constraints_at_once(void);
-static void purge_table(StoredTable *table, Match *match, Match *sample, bool dry_run);
+static void purge_table(StoredTable *table, Match *match, Match *sample, text *organization, bool dry_run);
 static void purge_tell_of_scans(const StoredTable *table, Match *sample);
 static bool purge_scans(const StoredTable *table, const MatchSource *source, Match *sample);
 static void purge_check_left(List *tables, Match *match);
@@ -115,6 +117,7 @@ optout_purge(PG_FUNCTION_ARGS)
 		progress_phase(PROGRESS_SETTLING, 0);
 		purge_wait_for_writers(organization, &users);
 		purge_wait_for_writers(organization, &aliases);
+		coverage_tell_of_changes_now();
 		settle();
 		tables = purge_add_tables(&guarded, tables, organization);
 		purge_check_constraints_at_once();
@@ -135,7 +138,7 @@ optout_purge(PG_FUNCTION_ARGS)
 			continue;
 		}
 		stored_describe(table, guarded, &match);
-		purge_table(table, &match, &sample, dry_run);
+		purge_table(table, &match, &sample, organization, dry_run);
 	}
 	if (!dry_run)
 	{
@@ -359,7 +362,7 @@ purge_check_constraints_at_once(void)
  * Purge one table.
  */
 static void
-purge_table(StoredTable *table, Match *match, Match *sample, bool dry_run)
+purge_table(StoredTable *table, Match *match, Match *sample, text *organization, bool dry_run)
 {
 	ListCell   *cell;
 
@@ -370,6 +373,7 @@ purge_table(StoredTable *table, Match *match, Match *sample, bool dry_run)
 	if (table->is_foreign)
 		return;
 
+	stored_tell_of_unnamed(table, organization);
 	purge_tell_of_scans(table, sample);
 	if (dry_run)
 		table->deleted = stored_count(table, match);
@@ -472,7 +476,7 @@ purge_check_left(List *tables, Match *match)
 					 errmsg_plural("%llu event of these users remains in table %s",
 								   "%llu events of these users remain in table %s",
 								   (unsigned long) left, (unsigned long long) left, table->name),
-					 errdetail("A trigger or rule keeps events from being deleted. Nothing has been deleted."),
+					 errdetail("A trigger, a rule or a foreign key's action keeps them there. Nothing has been deleted."),
 					 errhint("See \"\\d %s\" in psql.", table->name)));
 	}
 }

@@ -196,6 +196,11 @@ CALL optout.purge(ARRAY['zoe'], 'globex');
 RESET optout.organization;
 SELECT organization, relation, deleted FROM optout.purges WHERE organization IN ('12', '012', 'acme', 'globex') ORDER BY purged_at, relation;
 SELECT (SELECT count(*) FROM team_event) AS team, (SELECT count(*) FROM acme_event) AS acme, (SELECT count(*) FROM globex_event) AS globex, (SELECT count(*) FROM plain_event) AS plain;
+-- a column that every event says it in leaves nothing out
+DELETE FROM team_event WHERE team IS NULL;
+ALTER TABLE team_event ALTER team SET NOT NULL;
+SELECT * FROM optout.stored_events(ARRAY['zoe'], '13');
+CALL optout.purge(ARRAY['zoe'], '12');
 SET client_min_messages = warning;
 DROP TABLE team_event, acme_event, globex_event, plain_event;
 
