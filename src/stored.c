@@ -7,7 +7,8 @@
  * functions in its indexes.  So what is to be done with more rights than that owner
  * has runs as the owner, in a security-restricted operation.  What the caller may do
  * themselves is checked before.  A statement is analyzed as the caller, who has USAGE
- * on the schemas that it names, which an owner need not have.
+ * on the schemas that it names, which an owner need not have.  (Where row-level
+ * security is enabled, the server analyzes it again as the owner.)
  */
 #include "postgres.h"
 

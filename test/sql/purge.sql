@@ -105,6 +105,7 @@ SELECT optout.opt_out(ARRAY['7', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11']);
 SELECT * FROM optout.stored_events(ARRAY['7']);
 SELECT * FROM optout.stored_events(ARRAY['007']);
 SELECT * FROM optout.stored_events(ARRAY['a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11']);
+SELECT * FROM optout.stored_events(ARRAY['A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11', '{a0eebc999c0b4ef8bb6d6bb9bd380a12}']);
 SET client_min_messages = warning;
 CALL optout.purge(ARRAY['7', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11']);
 SELECT optout.opt_out(ARRAY['007']);
