@@ -882,8 +882,8 @@ coverage_tell_of_change(Relation rel)
 }
 
 /*
- * Tell other sessions of such changes at once.  Whoever has made them does so, too,
- * but a moment after they can be seen.
+ * Tell other sessions of all that has changed, the trigger included.  Whoever has
+ * changed it does so, too, but a moment after their commit can be seen.
  */
 void
 coverage_tell_of_changes_now(void)
@@ -894,7 +894,7 @@ coverage_tell_of_changes_now(void)
 	memset(&message, 0, sizeof(message));
 	message.rc.id = SHAREDINVALRELCACHE_ID;
 	message.rc.dbId = MyDatabaseId;
-	message.rc.relId = get_relname_relid(CHANGE_RELATION, RelationGetNamespace(rel));
+	message.rc.relId = RelationGetRelid(rel);
 	table_close(rel, AccessShareLock);
 	SendSharedInvalidMessages(&message, 1);
 }

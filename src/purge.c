@@ -10,10 +10,10 @@
  * 2. It locks the users' open periods, until the end, so that they stay open:
  *	  opt_in() and forget() wait.  So do link() and unlink(), which lock a user's
  *	  periods as well, so these users keep the aliases that are read next.
- * 3. It tells other sessions to forget what they remember.  Those who have written
- *	  these periods do so, too, but their commit can be seen a moment before.  It
- *	  waits for them as well, for they may have altered the table.  (Of one whose
- *	  row is a subtransaction's it does not see whether it still runs.)
+ * 3. It tells other sessions to forget what they remember, as those do who have
+ *	  written these periods, but a moment after their commit can be seen.  They
+ *	  cannot be waited for: of one who has done so in a subtransaction nothing
+ *	  tells whether the moment is over.
  * 4. It waits for all who have asked the filter by now (settle.c).  Whoever asks
  *	  later finds the users and aliases opted out.
  * 5. It looks again for guarded tables, and does as in step 1 with what is new: those
@@ -41,7 +41,6 @@
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -69,7 +68,6 @@ static StoredTable *purge_find_table(List *tables, Oid relid);
 static List *purge_add_tables(List **guarded, List *tables, text *organization);
 static void purge_check_guards(Relation rel, LOCKMODE lockmode);
 static void purge_check_users(text *organization, const UserIds *users, bool dry_run);
-static void purge_wait_for_writers(text *organization, const UserIds *ids);
 static void purge_check_constraints_at_once(void);
 static void purge_table(StoredTable *table, Match *match, Match *sample, text *organization, bool dry_run);
 static void purge_tell_of_scans(const StoredTable *table, Match *sample);
@@ -115,8 +113,6 @@ optout_purge(PG_FUNCTION_ARGS)
 	if (!dry_run)
 	{
 		progress_phase(PROGRESS_SETTLING, 0);
-		purge_wait_for_writers(organization, &users);
-		purge_wait_for_writers(organization, &aliases);
 		coverage_tell_of_changes_now();
 		settle();
 		tables = purge_add_tables(&guarded, tables, organization);
@@ -322,26 +318,6 @@ purge_check_users(text *organization, const UserIds *users, bool dry_run)
 						ident_for_message(organization)),
 				 errdetail("Their events would go on to be stored."),
 				 errhint("Call optout.opt_out(), and commit, first.")));
-	}
-}
-
-/*
- * Wait until those who have written the open periods of these ids have released
- * their locks.  Their transactions have ended, and mostly long ago.
- */
-static void
-purge_wait_for_writers(text *organization, const UserIds *ids)
-{
-	ListCell   *cell;
-
-	foreach(cell, periods_writers(organization, ids))
-	{
-		LOCKTAG		tag;
-
-		/* of a transaction that has ended long ago nobody holds this lock */
-		SET_LOCKTAG_TRANSACTION(tag, (TransactionId) lfirst_oid(cell));
-		(void) LockAcquire(&tag, ShareLock, false, false);
-		LockRelease(&tag, ShareLock, false);
 	}
 }
 

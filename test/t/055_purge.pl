@@ -51,8 +51,8 @@ like($err, qr/NOTICE:  \S*:? ?deleted [1-9]\d* events from table public\.event/,
 is($other->query($stored), '0|60000', 'COPY: nothing of theirs is left');
 
 #
-# Other sessions forget what they remember: who has opted out the users may not have
-# told them yet, though that can be seen already
+# Other sessions are told to forget what they remember.  Whoever has opted out the users
+# may not have told them yet, though it can be seen already
 #
 $admin->query(q{SELECT optout.opt_out('bob')});
 $admin->query(q{SELECT optout.opt_in('bob')});
