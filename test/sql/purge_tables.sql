@@ -439,10 +439,12 @@ DROP TABLE event;
 CREATE TABLE event (id int, user_id text, device text, org text);
 SELECT optout.guard('event');
 ALTER TRIGGER optout_guard ON event RENAME TO guard_1;
+SELECT optout.guard('event', ARRAY['user_id'], fixed_organization => 'globex');
+ALTER TRIGGER optout_guard ON event RENAME TO guard_0;
 SELECT optout.guard('event', 'device', organization => 'org');
 SELECT store('event', $$INSERT INTO event VALUES (1, 'alice', NULL, 'acme'), (2, 'bob', 'phone', 'default'), (3, 'bob', 'phone', 'acme'), (4, 'bob', NULL, NULL), (5, 'bob', 'phone', NULL)$$);
 SELECT * FROM optout.stored_events(ARRAY['alice']);
--- to one of the guards they are the writer's
+-- to one of the guards they are the writer's, to another one globex's
 SELECT optout.enroll('phone', 'acme'), optout.opt_out('phone', 'acme');
 SELECT * FROM optout.stored_events(ARRAY['alice', 'phone'], 'acme');
 CALL optout.purge(ARRAY['phone'], 'acme', dry_run => true);
