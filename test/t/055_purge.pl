@@ -282,7 +282,7 @@ for my $load ($ingesting, $racing)
 {
 	$load->pump_nb;
 	ok($load->pumpable, 'the load has gone on until then');
-	$load->signal('INT');
+	$load->signal('TERM');
 	$load->finish;
 }
 unlike($race_err, qr/ERROR/, 'nor after purges beside opt_in(), forget(), link() and unlink()');
