@@ -513,7 +513,8 @@ CREATE TABLE optout.purge_ledger (
 ) USING heap;
 CREATE INDEX purge_ledger_organization_idx ON optout.purge_ledger (organization, purged_at);
 ALTER TABLE optout.purge_ledger
-	ALTER COLUMN organization SET STATISTICS 0, ALTER COLUMN purged_by SET STATISTICS 0;
+	ALTER COLUMN organization SET STATISTICS 0, ALTER COLUMN purged_by SET STATISTICS 0,
+	ALTER COLUMN relation SET STATISTICS 0;
 COMMENT ON TABLE optout.purge_ledger IS
 'How many events optout.purge() has deleted: a row for each guarded table that it looked into. It never says whose they were.';
 COMMENT ON COLUMN optout.purge_ledger.purged_at IS 'When they had been deleted; the same for all tables of a call.';

@@ -207,7 +207,8 @@ COMMENT ON COLUMN optout.purge_ledger.relation IS 'Name of the table at that tim
 COMMENT ON COLUMN optout.purge_ledger.deleted IS 'Number of events deleted, which may be 0.';
 CREATE INDEX purge_ledger_organization_idx ON optout.purge_ledger (organization, purged_at);
 ALTER TABLE optout.purge_ledger
-	ALTER COLUMN organization SET STATISTICS 0, ALTER COLUMN purged_by SET STATISTICS 0;
+	ALTER COLUMN organization SET STATISTICS 0, ALTER COLUMN purged_by SET STATISTICS 0,
+	ALTER COLUMN relation SET STATISTICS 0;
 SELECT pg_catalog.pg_extension_config_dump('optout.purge_ledger', '');
 
 -- Rules for tables to come; see src/rules.c.  They know the schema by its name,

@@ -100,6 +100,7 @@
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
+#include "storage/sinval.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
@@ -881,6 +882,24 @@ coverage_tell_of_change(Relation rel)
 		CacheInvalidateRelcacheByRelid(relation);
 	else
 		CacheInvalidateRelcache(rel);
+}
+
+/*
+ * Tell other sessions of all that has changed, the trigger included.  Whoever has
+ * changed it does so, too, but a moment after their commit can be seen.
+ */
+void
+coverage_tell_of_changes_now(void)
+{
+	Relation	rel = tables_open("opt_out_period", AccessShareLock);
+	SharedInvalidationMessage message;
+
+	memset(&message, 0, sizeof(message));
+	message.rc.id = SHAREDINVALRELCACHE_ID;
+	message.rc.dbId = MyDatabaseId;
+	message.rc.relId = RelationGetRelid(rel);
+	table_close(rel, AccessShareLock);
+	SendSharedInvalidMessages(&message, 1);
 }
 
 /*

@@ -38,6 +38,7 @@ extern CommandId coverage_held_command;
 extern void coverage_define_settings(void);
 extern void coverage_install_hooks(void);
 extern bool coverage_hold(void);
+extern void coverage_tell_of_changes_now(void);
 extern Coverage coverage_check(void);
 extern const char *coverage_state(void);
 extern bool coverage_loading(SharedDatabase *load);

@@ -235,6 +235,27 @@ match_document_organization(Relation rel, const EventShape *shape, const Match *
 }
 
 /*
+ * Whether a guard of one of these shapes may take rows of the table for events of
+ * the organization that the setting names, and that is another one than is meant.
+ */
+bool
+match_leaves_unnamed(Relation rel, List *shapes, const Match *match)
+{
+	ListCell   *cell;
+
+	foreach(cell, match->is_setting ? NIL : shapes)
+	{
+		EventShape *shape = lfirst(cell);
+		AttrNumber	attnum = shape->organization.attnum;
+
+		if (shape->fixed_organization == NULL &&
+			(attnum == InvalidAttrNumber || !match_never_null(rel, attnum)))
+			return true;
+	}
+	return false;
+}
+
+/*
  * Where and how to look for ids; NULL where none of them can be.
  */
 static MatchSource *

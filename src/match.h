@@ -45,5 +45,6 @@ extern MatchHolder match_holder(List *shapes, text *organization);
 extern void match_users(Match *match, text *organization, const UserIds *users,
 						const UserIds *aliases, int limit);
 extern char *match_condition(Relation rel, List *shapes, const Match *match, List **sources);
+extern bool match_leaves_unnamed(Relation rel, List *shapes, const Match *match);
 
 #endif							/* OPTOUT_MATCH_H */

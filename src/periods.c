@@ -235,32 +235,6 @@ periods_share_open(text *organization, const UserIds *users)
 }
 
 /*
- * The transactions that have written the open periods of these ids.
- */
-List *
-periods_writers(text *organization, const UserIds *ids)
-{
-	Relation	rel = tables_open("opt_out_period", AccessShareLock);
-	List	   *result = NIL;
-	TablesWalk	walk;
-
-	tables_beginwalk(&walk, rel, tables_index(rel, "opt_out_period_open_key"), organization, NULL);
-	for (int i = 0; i < ids->count; i++)
-	{
-		HeapTuple	tuple = tables_walk_to(&walk, DatumGetTextPP(ids->ids[i]));
-		TransactionId xmin = tuple != NULL ? HeapTupleHeaderGetRawXmin(tuple->t_data) : InvalidTransactionId;
-
-		CHECK_FOR_INTERRUPTS();
-		/* most have been written along with the one before */
-		if (TransactionIdIsNormal(xmin) && (result == NIL || llast_oid(result) != xmin))
-			result = lappend_oid(result, xmin);
-	}
-	tables_endwalk(&walk);
-	table_close(rel, NoLock);
-	return result;
-}
-
-/*
  * Those of the users who have an open period, which may end at any time.
  */
 UserIds

@@ -53,7 +53,6 @@ extern uint64 periods_lock(text *organization, const UserIds *users);
 extern UserIds periods_lock_open(text *organization, const UserIds *users);
 extern UserIds periods_share_open(text *organization, const UserIds *users);
 extern UserIds periods_find_open(text *organization, const UserIds *users);
-extern List *periods_writers(text *organization, const UserIds *ids);
 extern uint64 periods_open(text *organization, const UserIds *users, text *reason);
 extern uint64 periods_close(text *organization, const UserIds *users, bool aliases,
 							TimestampTz at, text *reason);

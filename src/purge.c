@@ -10,9 +10,10 @@
  * 2. It locks the users' open periods, until the end, so that they stay open:
  *	  opt_in() and forget() wait.  So do link() and unlink(), which lock a user's
  *	  periods as well, so these users keep the aliases that are read next.
- * 3. It waits until those who have written these periods have told other sessions
- *	  to forget what they remember.  Their commit can be seen a moment before.
- *	  They do it before they release their locks.
+ * 3. It tells other sessions to forget what they remember, as those do who have
+ *	  written these periods, but a moment after their commit can be seen.  They
+ *	  cannot be waited for: of one who has done so in a subtransaction nothing
+ *	  tells whether the moment is over.
  * 4. It waits for all who have asked the filter by now (settle.c).  Whoever asks
  *	  later finds the users and aliases opted out.
  * 5. It looks again for guarded tables, and does as in step 1 with what is new: those
@@ -40,7 +41,6 @@
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -48,6 +48,7 @@
 
 #include "authority.h"
 #include "complete.h"
+#include "coverage.h"
 #include "guard.h"
 #include "links.h"
 #include "match.h"
@@ -67,9 +68,8 @@ static StoredTable *purge_find_table(List *tables, Oid relid);
 static List *purge_add_tables(List **guarded, List *tables, text *organization);
 static void purge_check_guards(Relation rel, LOCKMODE lockmode);
 static void purge_check_users(text *organization, const UserIds *users, bool dry_run);
-static void purge_wait_for_writers(text *organization, const UserIds *ids);
 static void purge_check_constraints_at_once(void);
-static void purge_table(StoredTable *table, Match *match, Match *sample, bool dry_run);
+static void purge_table(StoredTable *table, Match *match, Match *sample, text *organization, bool dry_run);
 static void purge_tell_of_scans(const StoredTable *table, Match *sample);
 static bool purge_scans(const StoredTable *table, const MatchSource *source, Match *sample);
 static void purge_check_left(List *tables, Match *match);
@@ -113,8 +113,7 @@ optout_purge(PG_FUNCTION_ARGS)
 	if (!dry_run)
 	{
 		progress_phase(PROGRESS_SETTLING, 0);
-		purge_wait_for_writers(organization, &users);
-		purge_wait_for_writers(organization, &aliases);
+		coverage_tell_of_changes_now();
 		settle();
 		tables = purge_add_tables(&guarded, tables, organization);
 		purge_check_constraints_at_once();
@@ -135,7 +134,7 @@ optout_purge(PG_FUNCTION_ARGS)
 			continue;
 		}
 		stored_describe(table, guarded, &match);
-		purge_table(table, &match, &sample, dry_run);
+		purge_table(table, &match, &sample, organization, dry_run);
 	}
 	if (!dry_run)
 	{
@@ -323,26 +322,6 @@ purge_check_users(text *organization, const UserIds *users, bool dry_run)
 }
 
 /*
- * Wait until those who have written the open periods of these ids have released
- * their locks.  Their transactions have ended, and mostly long ago.
- */
-static void
-purge_wait_for_writers(text *organization, const UserIds *ids)
-{
-	ListCell   *cell;
-
-	foreach(cell, periods_writers(organization, ids))
-	{
-		LOCKTAG		tag;
-
-		/* of a transaction that has ended long ago nobody holds this lock */
-		SET_LOCKTAG_TRANSACTION(tag, (TransactionId) lfirst_oid(cell));
-		(void) LockAcquire(&tag, ShareLock, false, false);
-		LockRelease(&tag, ShareLock, false);
-	}
-}
-
-/*
  * SET CONSTRAINTS ALL IMMEDIATE
  */
 static void
@@ -359,7 +338,7 @@ purge_check_constraints_at_once(void)
  * Purge one table.
  */
 static void
-purge_table(StoredTable *table, Match *match, Match *sample, bool dry_run)
+purge_table(StoredTable *table, Match *match, Match *sample, text *organization, bool dry_run)
 {
 	ListCell   *cell;
 
@@ -370,6 +349,7 @@ purge_table(StoredTable *table, Match *match, Match *sample, bool dry_run)
 	if (table->is_foreign)
 		return;
 
+	stored_tell_of_unnamed(table, organization);
 	purge_tell_of_scans(table, sample);
 	if (dry_run)
 		table->deleted = stored_count(table, match);
@@ -472,7 +452,7 @@ purge_check_left(List *tables, Match *match)
 					 errmsg_plural("%llu event of these users remains in table %s",
 								   "%llu events of these users remain in table %s",
 								   (unsigned long) left, (unsigned long long) left, table->name),
-					 errdetail("A trigger or rule keeps events from being deleted. Nothing has been deleted."),
+					 errdetail("A trigger, a rule or a foreign key's action keeps them there. Nothing has been deleted."),
 					 errhint("See \"\\d %s\" in psql.", table->name)));
 	}
 }

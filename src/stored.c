@@ -8,7 +8,8 @@
  * rights than that owner has runs as the owner, in a security-restricted
  * operation.  Before that, we check what the caller may do.  A statement is
  * analyzed as the caller, who has USAGE on the schemas that it names, which
- * an owner need not have.
+ * an owner need not have.  (Where row-level security is enabled, the server
+ * analyzes it again as the owner.)
  */
 #include "postgres.h"
 
@@ -182,6 +183,7 @@ stored_describe(StoredTable *table, List *guarded, Match *match)
 	}
 	table->parts = table->foreign_tables != NIL ? parts : list_make1(stored_part(rel, false));
 	table->condition = match_condition(rel, guard_shapes(rel), match, &table->sources);
+	table->leaves_unnamed = match_leaves_unnamed(rel, guard_shapes(rel), match);
 	foreach(cell, stored_guarded_parents(table->relid, guarded))
 	{
 		Relation	parent = relation_open(lfirst_oid(cell), AccessShareLock);
@@ -192,6 +194,7 @@ stored_describe(StoredTable *table, List *guarded, Match *match)
 			table->condition = table->condition != NULL ?
 				psprintf("%s OR %s", table->condition, condition) : condition;
 		table->sources = list_concat(table->sources, sources);
+		table->leaves_unnamed |= match_leaves_unnamed(parent, guard_shapes(parent), match);
 		relation_close(parent, NoLock);
 	}
 	if (table->condition != NULL && except != NIL)
@@ -303,6 +306,22 @@ stored_skips(const StoredTable *table, text *organization)
 				 errhint("If they are those of organization \"%s\", change the setting, or guard the table with a fixed_organization.",
 						 ident_for_message(organization))));
 	return table->holder != MATCH_OURS;
+}
+
+/*
+ * Say so where events that name no organization are not looked at.  Whether there
+ * are any would take another look at the table.
+ */
+void
+stored_tell_of_unnamed(const StoredTable *table, text *organization)
+{
+	if (table->leaves_unnamed)
+		ereport(NOTICE,
+				(errmsg("skipping events of table %s that name no organization", table->name),
+				 errdetail("They count as those of organization \"%s\", which the setting optout.organization names.",
+						   ident_for_message(organization_setting_text)),
+				 errhint("If they are those of organization \"%s\", change the setting.",
+						 ident_for_message(organization))));
 }
 
 uint64
@@ -449,6 +468,8 @@ static bool
 stored_line_scans(const char *line)
 {
 	line += strspn(line, " ->");
+	if (strncmp(line, "Parallel ", strlen("Parallel ")) == 0)
+		line += strlen("Parallel ");
 	return strncmp(line, "Seq Scan on ", strlen("Seq Scan on ")) == 0;
 }
 
@@ -495,6 +516,7 @@ optout_stored_events(PG_FUNCTION_ARGS)
 			continue;
 
 		stored_describe(&table, guarded, &match);
+		stored_tell_of_unnamed(&table, organization);
 		caller.from = table.name;
 		table.parts = list_make1(&caller);
 		count = stored_count(&table, &match);

@@ -32,6 +32,8 @@ typedef struct StoredTable
 	List	   *parts;
 	List	   *foreign_tables; /* names of those among its children */
 	bool		may_keep;		/* a trigger or rule may keep rows */
+	bool		leaves_unnamed; /* rows may name no organization, and count as
+								 * another's */
 	char	   *condition;		/* NULL where no row can be theirs */
 	List	   *sources;
 
@@ -44,6 +46,7 @@ extern void stored_check_visible(Relation rel, const char *routine);
 extern void stored_deny(Relation rel, const char *detail);
 extern bool stored_skips(const StoredTable *table, text *organization);
 extern void stored_describe(StoredTable *table, List *guarded, Match *match);
+extern void stored_tell_of_unnamed(const StoredTable *table, text *organization);
 extern uint64 stored_count(const StoredTable *table, Match *match);
 extern uint64 stored_run(const char *command, Match *match, const StoredPart *part);
 

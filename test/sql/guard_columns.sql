@@ -113,6 +113,16 @@ CREATE CONSTRAINT TRIGGER u AFTER INSERT ON by_hand FOR EACH ROW EXECUTE FUNCTIO
 DROP TRIGGER t ON by_hand;
 INSERT INTO by_hand VALUES ('bob');
 SELECT optout.add_to_filter();
+-- what takes different strings for the same by itself can hold no ids
+CREATE EXTENSION citext;
+CREATE DOMAIN nocase AS citext;
+CREATE TABLE e_citext (user_id citext, device nocase);
+SELECT optout.guard('e_citext');
+\echo :LAST_ERROR_SQLSTATE
+SELECT optout.guard('e_citext', 'device');
+DROP TABLE e_citext;
+DROP DOMAIN nocase;
+DROP EXTENSION citext;
 -- a table of the extension, where it would discard what is no event
 SELECT optout.guard('optout.opt_out_period');
 SELECT optout.guard('optout.product_user', 'user_id', 'organization');

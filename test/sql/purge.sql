@@ -105,6 +105,7 @@ SELECT optout.opt_out(ARRAY['7', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11']);
 SELECT * FROM optout.stored_events(ARRAY['7']);
 SELECT * FROM optout.stored_events(ARRAY['007']);
 SELECT * FROM optout.stored_events(ARRAY['a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11']);
+SELECT * FROM optout.stored_events(ARRAY['A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11', '{a0eebc999c0b4ef8bb6d6bb9bd380a12}']);
 SET client_min_messages = warning;
 CALL optout.purge(ARRAY['7', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11']);
 SELECT optout.opt_out(ARRAY['007']);
@@ -196,6 +197,11 @@ CALL optout.purge(ARRAY['zoe'], 'globex');
 RESET optout.organization;
 SELECT organization, relation, deleted FROM optout.purges WHERE organization IN ('12', '012', 'acme', 'globex') ORDER BY purged_at, relation;
 SELECT (SELECT count(*) FROM team_event) AS team, (SELECT count(*) FROM acme_event) AS acme, (SELECT count(*) FROM globex_event) AS globex, (SELECT count(*) FROM plain_event) AS plain;
+-- a column that every event says it in leaves nothing out
+DELETE FROM team_event WHERE team IS NULL;
+ALTER TABLE team_event ALTER team SET NOT NULL;
+SELECT * FROM optout.stored_events(ARRAY['zoe'], '13');
+CALL optout.purge(ARRAY['zoe'], '12');
 SET client_min_messages = warning;
 DROP TABLE team_event, acme_event, globex_event, plain_event;
 

@@ -10,15 +10,17 @@ INSERT INTO document (doc) VALUES
 	('{"user": {"id": "bob", "id": "alice"}}'), ('{"user": {"id": "alice", "id": "bob"}}'), ('{"user": {"id": "alice"}, "user": {}}'), ('{"user": "alice"}'), ('"alice"'), ('7'), ('[]'), ('{}'), ('null'), ('["alice"]'),
 	('[{"id": "alice"}]'), ('{"user": [{"id": "alice"}]}'), ('{"0": "alice"}'), ('["bob", "alice"]'), ('{"anonymousId": "phone"}'), ('{"anonymousId": "phone", "user": {"id": "bob"}}'), ('{"anonymousId": ["phone"]}'),
 	('{"user": {"id": "alice", "name": "A\u00fc"}}'), ('{"user": {"id": "J\u00f6rg"}}'), ('{"user": {"id": "Jörg"}}'), ('{"user": {"id": "a\"b\\c\/d"}}'), ('{"a b": {"it''s": "alice"}}'),
+	('{"user": {"id": "alice"}, "user": {"id": "bob"}}'), ('{"user": {"id": "bob"}, "user": {"id": "alice"}}'), ('{"user": {"id": "bob"}, "us\u0065r": {"id": "alice"}}'), ('{"user": {"id": 1e-3}}'), ('{"user": {"id": 1E+2}}'), ('{"user": {"id": 0e5}}'),
+	('{"user": {"id": "\ud83d\ude00"}}'), ('{"user": {"id": "😀"}}'), ('{"": {"id": "alice"}}'), (E'{ "user" :\t{\r\n"id" : "alice" } }'),
 	(NULL);
 -- what jsonb cannot hold
 CREATE TABLE odd (doc text);
 INSERT INTO odd VALUES ('{"x": "\u0000", "user": {"id": "alice"}}'), ('{"\u0000": 1, "user": {"id": "alice"}}'), ('{"user": {"id": "alice\u0000"}}'), ('{"user": {"id": "\ud800alice"}}'), ('{"x": "\ud800", "anonymousId": "phone"}');
 
-SELECT optout.enroll(ids), optout.opt_out(ids) FROM (SELECT ARRAY['alice', '7', '100', '9007199254740993', 'true', 'null', 'Jörg', 'a"b\c/d', '["alice"]'] AS ids) AS s;
+SELECT optout.enroll(ids), optout.opt_out(ids) FROM (SELECT ARRAY['alice', '7', '7.0', '0', '100', '0.001', '9007199254740993', 'true', 'null', 'Jörg', '😀', 'a"b\c/d', '["alice"]'] AS ids) AS s;
 SELECT optout.link('alice', ARRAY['phone']);
 CREATE PROCEDURE purge_all() LANGUAGE sql AS $$
-	CALL optout.purge(ARRAY['alice', '7', '100', '9007199254740993', 'true', 'null', 'Jörg', 'a"b\c/d', '["alice"]']) $$;
+	CALL optout.purge(ARRAY['alice', '7', '7.0', '0', '100', '0.001', '9007199254740993', 'true', 'null', 'Jörg', '😀', 'a"b\c/d', '["alice"]']) $$;
 
 -- Each document goes into one table past the guard and into another through it.  What
 -- purge() leaves of the former is what the guard lets into the latter.
@@ -33,7 +35,7 @@ BEGIN
 	END IF;
 	PERFORM optout.guard('stored', paths, payload => 'doc'), optout.guard('offered', paths, payload => 'doc');
 	SELECT COALESCE(sum(events), 0) INTO purged
-	  FROM optout.stored_events(ARRAY['alice', '7', '100', '9007199254740993', 'true', 'null', 'Jörg', 'a"b\c/d', '["alice"]'])
+	  FROM optout.stored_events(ARRAY['alice', '7', '7.0', '0', '100', '0.001', '9007199254740993', 'true', 'null', 'Jörg', '😀', 'a"b\c/d', '["alice"]'])
 	 WHERE relation = 'stored'::regclass;
 	CREATE TABLE before AS SELECT * FROM stored;
 	INSERT INTO offered SELECT * FROM before;
@@ -51,10 +53,10 @@ SELECT * FROM finish();
 SELECT differences('json', ARRAY['$.user.id', '$.anonymousId']);
 CALL purge_all();
 SELECT * FROM finish();
-SELECT differences('jsonb', ARRAY['$."0"', '$."a b"."it''s"', '$.user."0".id']);
+SELECT differences('jsonb', ARRAY['$."0"', '$."a b"."it''s"', '$.user."0".id', '$."".id']);
 CALL purge_all();
 SELECT * FROM finish();
-SELECT differences('json', ARRAY['$."-1"', '$."a b"."it''s"', '$.user."0".id', '$.user']);
+SELECT differences('json', ARRAY['$."-1"', '$."a b"."it''s"', '$.user."0".id', '$.user', '$."".id']);
 CALL purge_all();
 SELECT * FROM finish();
 DROP FUNCTION differences, finish;
@@ -101,6 +103,14 @@ BEGIN
 END $$;
 SELECT optout.guard('event', ARRAY['user_id', 'device', '$.uid', '$.user.id'], payload => 'data');
 CALL purge_and_tell();
+-- also if several processes could read it
+SET min_parallel_table_scan_size = 0;
+SET parallel_setup_cost = 0;
+SET parallel_tuple_cost = 0;
+CALL optout.purge(ARRAY['u77'], dry_run => true);
+RESET min_parallel_table_scan_size;
+RESET parallel_setup_cost;
+RESET parallel_tuple_cost;
 CREATE INDEX ON event (user_id);
 CREATE INDEX ON event ((data ->> 'uid'));
 CALL purge_and_tell();

@@ -32,6 +32,8 @@ SELECT * FROM visit ORDER BY id;
 ALTER TABLE visit_3_1 DISABLE TRIGGER optout_guard;
 CALL optout.purge(ARRAY['alice']);
 \echo :LAST_ERROR_SQLSTATE
+-- guards come before users
+CALL optout.purge(ARRAY['bob']);
 CALL optout.purge(ARRAY['alice'], dry_run => true);
 SELECT optout.repair();
 ALTER TABLE visit ENABLE REPLICA TRIGGER optout_guard;
@@ -164,6 +166,30 @@ CREATE TRIGGER softly AFTER DELETE ON soft FOR EACH ROW EXECUTE FUNCTION softly(
 CALL optout.purge(ARRAY['alice']);
 SELECT * FROM soft ORDER BY id;
 DROP TRIGGER softly ON soft;
+-- one of a partition
+CREATE TABLE kept (user_id text, n int) PARTITION BY LIST (n);
+CREATE INDEX ON kept (user_id);
+CREATE TABLE kept_1 PARTITION OF kept FOR VALUES IN (1);
+CREATE TABLE kept_2 PARTITION OF kept FOR VALUES IN (2);
+SELECT optout.guard('kept');
+SELECT store('kept', $$INSERT INTO kept VALUES ('alice', 1), ('alice', 2)$$);
+CREATE OR REPLACE FUNCTION softly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+CREATE TRIGGER softly BEFORE DELETE ON kept_2 FOR EACH ROW EXECUTE FUNCTION softly();
+CALL optout.purge(ARRAY['alice']);
+SELECT count(*) FROM kept;
+DROP TABLE kept;
+-- a foreign key that puts somebody else's id into a row, who is to be purged, too
+CREATE TABLE person (id int PRIMARY KEY, user_id text);
+CREATE TABLE about (person int DEFAULT 7 REFERENCES person ON DELETE SET DEFAULT);
+CREATE INDEX ON person (user_id);
+CREATE INDEX ON about (person);
+INSERT INTO person VALUES (1, NULL), (7, 'bob');
+INSERT INTO about VALUES (1);
+SELECT optout.guard('person'), optout.guard('about', 'person');
+SELECT store('person', $$UPDATE person SET user_id = 'alice' WHERE id = 1$$);
+CALL optout.purge(ARRAY['alice', '7']);
+SELECT * FROM about;
+DROP TABLE about, person;
 -- rules
 SELECT store('soft', $$INSERT INTO soft VALUES (7, 'alice')$$);
 CREATE RULE keep AS ON DELETE TO soft DO INSTEAD UPDATE soft SET deleted = true WHERE id = OLD.id;
@@ -294,9 +320,14 @@ CALL optout.purge(ARRAY['alice'], dry_run => true);
 -- authority comes first: nothing is said of tables and users
 CALL optout.purge(ARRAY['nobody'], 'acme');
 RESET ROLE;
+-- privileges come before guards and users
+ALTER TABLE trap DISABLE TRIGGER optout_guard;
 SET ROLE regress_admin;
 CALL optout.purge(ARRAY['nobody']);
 \echo :LAST_ERROR_SQLSTATE
+RESET ROLE;
+ALTER TABLE trap ENABLE ALWAYS TRIGGER optout_guard;
+SET ROLE regress_admin;
 SELECT * FROM optout.stored_events(ARRAY['alice']);
 \echo :LAST_ERROR_SQLSTATE
 RESET ROLE;
@@ -331,6 +362,14 @@ SELECT store('closed.trap', $$INSERT INTO closed.trap VALUES ('alice')$$);
 SET ROLE regress_admin;
 CALL optout.purge(ARRAY['alice']);
 RESET ROLE;
+-- it does where row-level security is enabled, though not for the caller
+ALTER TABLE closed.trap ENABLE ROW LEVEL SECURITY;
+SELECT store('closed.trap', $$INSERT INTO closed.trap VALUES ('alice')$$);
+CALL optout.purge(ARRAY['alice']);
+\echo :LAST_ERROR_SQLSTATE
+GRANT USAGE ON SCHEMA closed TO regress_owner;
+CALL optout.purge(ARRAY['alice']);
+ALTER TABLE closed.trap DISABLE ROW LEVEL SECURITY;
 ALTER TABLE closed.trap SET SCHEMA public;
 -- nor on the extension's
 REVOKE USAGE ON SCHEMA optout FROM PUBLIC;
@@ -400,9 +439,15 @@ DROP TABLE event;
 CREATE TABLE event (id int, user_id text, device text, org text);
 SELECT optout.guard('event');
 ALTER TRIGGER optout_guard ON event RENAME TO guard_1;
+SELECT optout.guard('event', ARRAY['user_id'], fixed_organization => 'globex');
+ALTER TRIGGER optout_guard ON event RENAME TO guard_0;
 SELECT optout.guard('event', 'device', organization => 'org');
 SELECT store('event', $$INSERT INTO event VALUES (1, 'alice', NULL, 'acme'), (2, 'bob', 'phone', 'default'), (3, 'bob', 'phone', 'acme'), (4, 'bob', NULL, NULL), (5, 'bob', 'phone', NULL)$$);
 SELECT * FROM optout.stored_events(ARRAY['alice']);
+-- to one of the guards they are the writer's, to another one globex's
+SELECT optout.enroll('phone', 'acme'), optout.opt_out('phone', 'acme');
+SELECT * FROM optout.stored_events(ARRAY['alice', 'phone'], 'acme');
+CALL optout.purge(ARRAY['phone'], 'acme', dry_run => true);
 CALL optout.purge(ARRAY['alice']);
 SELECT * FROM event ORDER BY id;
 CREATE TRIGGER guard_2 BEFORE INSERT ON event FOR EACH ROW EXECUTE FUNCTION optout.discard_opted_out();

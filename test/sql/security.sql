@@ -16,6 +16,7 @@ DO $$ BEGIN
 	END LOOP;
 END $$;
 INSERT INTO optout.discard_ledger VALUES ('acme', '2026-05-01 10:00+00', 1, 10), ('globex', '2026-05-01 10:00+00', 1, 7);
+INSERT INTO optout.purge_ledger SELECT now(), 'admin of globex', 'globex', 'public.secret', 3 FROM generate_series(1, 30);
 SELECT optout.grant_authority('regress_acme', 'acme', 'read'), optout.grant_authority('regress_all', '*', 'read');
 GRANT EXECUTE ON FUNCTION optout.accepts(text, text, timestamptz) TO regress_ingest;
 GRANT CREATE ON SCHEMA public TO regress_nobody, regress_ingest;
@@ -44,6 +45,7 @@ SELECT relation, col, tells_apart('optout.' || relation, col, VARIADIC vals)
 			   ('opt_out_history', 'opted_in_reason', '{reason of globex,none}'), ('opt_out_history', 'opted_out_actor', '{kim,none}'),
 			   ('aliases', 'alias', '{ginas phone,nobody}'), ('aliases', 'user_id', '{gina,nobody}'), ('aliases', 'organization', '{globex,nowhere}'),
 			   ('discards', 'organization', '{globex,nowhere}'),
+			   ('purges', 'organization', '{globex,nowhere}'), ('purges', 'purged_by', '{admin of globex,nobody}'), ('purges', 'relation', '{public.secret,none}'),
 			   ('readable_organization', 'organization', '{globex,nowhere}')) AS v (relation, col, vals);
 GRANT SELECT ON probe TO PUBLIC;
 SET ROLE regress_nobody;
@@ -57,7 +59,7 @@ SELECT count(*) > 0 AS told FROM probe WHERE tells_apart;
 RESET ROLE;
 SELECT tablename, attname FROM pg_stats WHERE schemaname = 'optout'
    AND attname IN ('organization', 'user_id', 'display_name', 'email', 'opted_out_by', 'opted_in_by', 'reason', 'role',
-				   'alias', 'alias_of', 'linked_by', 'opted_out_actor', 'opted_in_actor', 'opted_in_reason');
+				   'alias', 'alias_of', 'linked_by', 'opted_out_actor', 'opted_in_actor', 'opted_in_reason', 'purged_by');
 
 -- Neither tables nor their statistics can be read, locked or referred to.
 SET ROLE regress_acme;

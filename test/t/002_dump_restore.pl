@@ -76,7 +76,8 @@ $node->safe_psql('source', qq{
 	SELECT optout.sign_in('alice', 'acme');
 	SELECT optout.opt_out(array_agg(user_id), organization, E'it''s a "reason"\nof 2 lines')
 	  FROM person WHERE user_id NOT IN ('bob', '42') GROUP BY organization;
-	SELECT optout.opt_in(ARRAY['alice', '"'], 'acme');
+	SET optout.actor = E'Kim "K"\n O''Brien';
+	SELECT optout.opt_in(ARRAY['alice', '"'], 'acme', E'a\treason');
 	SELECT optout.opt_out('alice', 'acme');
 	DELETE FROM optout.product_user WHERE organization = 'with space' AND user_id = 'alice';
 	INSERT INTO optout.discard_ledger VALUES

@@ -77,6 +77,14 @@ like( errors_of($standby, "SELECT $_"),
   q{optout.grant_authority('admin', 'default', 'read')},
   q{optout.revoke_authority('admin', 'acme', 'administer')};
 
+# What is stored there can be counted, not deleted.
+$primary->safe_psql('postgres', q{INSERT INTO event VALUES ('bob')});
+$primary->wait_for_catchup($standby);
+is($standby->safe_psql('postgres', q{SELECT * FROM optout.stored_events('{alice,bob}')}), 'event|1', 'standby: stored_events');
+like(errors_of($standby, q{CALL optout.purge('{alice}', dry_run => true)}), qr/NOTICE:  \S*:? ?would delete 0 events from table public\.event/, 'standby: dry run');
+like(errors_of($standby, q{CALL optout.purge('{alice}')}), qr/ERROR:  25006: cannot execute optout\.purge\(\) in a read-only transaction/, 'standby refuses purge');
+$primary->safe_psql('postgres', 'DELETE FROM event');
+
 # So does a transaction that is read-only on the primary.
 like( errors_of($primary, q{BEGIN READ ONLY; SELECT optout.opt_out('bob')}),
 	qr/ERROR:  25006: cannot execute optout\.\w+\(\) in a read-only transaction/,

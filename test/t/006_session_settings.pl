@@ -123,6 +123,18 @@ like( errors_of($node, q{LOAD 'optout'; SET optout.organisation = 'acme'}),
 	qr/ERROR:  42602: invalid configuration parameter name "optout.organisation"/,
 	'a misspelt setting is refused');
 
+# The actor may come with the connection, too, before anybody has checked its bytes.
+for my $actor ('Kim', "K\xffm")
+{
+	local $ENV{PGOPTIONS} = "-c optout.actor=$actor";
+	my ($stdout, $stderr);
+	$node->psql('postgres', q{SELECT optout.opt_out('actor') FROM (SELECT optout.enroll('actor')) AS e; SELECT opted_out_actor FROM optout.opt_out_history WHERE user_id = 'actor'},
+		stdout => \$stdout, stderr => \$stderr);
+	is($stdout, $actor eq 'Kim' ? "t\nKim" : '', 'actor by PGOPTIONS');
+	like($stderr, $actor eq 'Kim' ? qr/\A\z/ : qr/ERROR:  .*invalid byte sequence for encoding "UTF8": 0xff/, 'what is no text is refused');
+	$node->safe_psql('postgres', q{SELECT optout.forget('actor', force => true)});
+}
+
 #
 # Parallel query
 #

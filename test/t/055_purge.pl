@@ -51,6 +51,22 @@ like($err, qr/NOTICE:  \S*:? ?deleted [1-9]\d* events from table public\.event/,
 is($other->query($stored), '0|60000', 'COPY: nothing of theirs is left');
 
 #
+# Other sessions are told to forget what they remember.  Whoever has opted out the users
+# may not have told them yet, though it can be seen already
+#
+$admin->query(q{SELECT optout.opt_out('bob')});
+$admin->query(q{SELECT optout.opt_in('bob')});
+my $past = q{SELECT optout.is_opted_out('bob', 'default', max(opted_out_at)) FROM optout.opt_out_history WHERE user_id = 'bob'};
+my $lookups = q{SELECT lookups_memo, lookups_table FROM optout.status};
+is($other->query($past), 't', 'the past') for 1 .. 2;
+my @before = split /\|/, $copy->query($lookups);
+$other->query($past);
+$admin->query(q{CALL optout.purge('{alice}')});
+$other->query($past);
+my @after = split /\|/, $copy->query($lookups);
+is_deeply([ $after[0] - $before[0], $after[1] - $before[1] ], [ 1, 1 ], 'asked before the purge and after it: memo and table');
+
+#
 # A prepared transaction
 #
 $node->safe_psql('postgres', q{
@@ -266,7 +282,7 @@ for my $load ($ingesting, $racing)
 {
 	$load->pump_nb;
 	ok($load->pumpable, 'the load has gone on until then');
-	$load->signal('INT');
+	$load->signal('TERM');
 	$load->finish;
 }
 unlike($race_err, qr/ERROR/, 'nor after purges beside opt_in(), forget(), link() and unlink()');
