@@ -63,11 +63,11 @@ RETURNS trigger
 AS 'MODULE_PATHNAME', 'optout_discard_event' LANGUAGE C;
 
 CREATE FUNCTION optout.guard_columns(guard oid, OUT user_id name, OUT organization name, OUT occurred_at name,
-									 OUT user_ids text[], OUT payload name, OUT time_zone text, OUT fixed_organization text)
+									 OUT user_ids text[], OUT payload name, OUT time_zone text, OUT fixed_organization text, OUT gap text)
 AS 'MODULE_PATHNAME', 'optout_guard_columns' LANGUAGE C STABLE STRICT
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.guard_columns(oid) IS
-'What the view optout.guarded shows of a trigger.';
+'What the views optout.guarded and optout.unguarded show of a trigger.';
 REVOKE ALL ON FUNCTION optout.guard_columns(oid) FROM PUBLIC;
 -- the view's reader needs it
 GRANT EXECUTE ON FUNCTION optout.guard_columns(oid) TO PUBLIC;
@@ -570,7 +570,7 @@ CREATE PROCEDURE optout.purge(user_ids text[], organization text DEFAULT NULL, d
 AS 'MODULE_PATHNAME', 'optout_purge' LANGUAGE C
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON PROCEDURE optout.purge(text[], text, boolean) IS
-'Delete what guarded tables hold of these users, who are opted out, and of their aliases. After it is committed, no guarded table holds an event of theirs, and none can come while they are out. It waits for all who have asked the filter; opting these users in waits for it. A NOTICE says how many of each table; with dry_run, how many it would delete. Needs SELECT and DELETE on the tables (error 42501). Error 55000 for a user who is not opted out, a guard that does not fire always, and events that a trigger or rule keeps from being deleted; 25001 in a transaction that has written, or at another isolation level than READ COMMITTED.';
+'Delete what guarded tables hold of these users, who are opted out, and of their aliases. After it is committed, no guarded table holds an event of theirs, and none can come while they are out. It waits for all who have asked the filter; opting these users in waits for it. A NOTICE says how many of each table; with dry_run, how many it would delete. Needs SELECT and DELETE on the tables (error 42501). Error 55000 for a user who is not opted out, a guard that does not fire always or for all that is written, and events that a trigger or rule keeps from being deleted; 25001 in a transaction that has written, or at another isolation level than READ COMMITTED.';
 REVOKE ALL ON PROCEDURE optout.purge(text[], text, boolean) FROM PUBLIC;
 
 ----------------------------------------------------------------------
@@ -781,7 +781,7 @@ COMMENT ON COLUMN optout.progress.total IS 'How much there is to do in this phas
 -- Where a guard reads a path, the payload is the column to look for.
 CREATE VIEW optout.unguarded WITH (security_barrier) AS
 WITH RECURSIVE guard AS (
-	SELECT t.tgrelid AS relid, t.tgname, t.tgenabled
+	SELECT t.oid, t.tgrelid AS relid, t.tgname, t.tgenabled, t.tgparentid
 	  FROM pg_catalog.pg_trigger t
 	 WHERE t.tgfoid = 'optout.discard_opted_out()'::pg_catalog.regprocedure
 ), child (relid, ancestor) AS (
@@ -817,6 +817,12 @@ SELECT g.relid::pg_catalog.regclass AS relation,
 	   'fault' AS severity
   FROM guard g
  WHERE g.tgenabled <> 'A'
+ UNION ALL
+-- what others have made of its function; partitions inherit it
+SELECT g.relid::pg_catalog.regclass, pg_catalog.format('guard %I %s', g.tgname, c.gap), 'fault'
+  FROM guard g
+	   CROSS JOIN LATERAL optout.guard_columns(g.oid) c
+ WHERE g.tgparentid = 0 AND c.gap IS NOT NULL
  UNION ALL
 SELECT b.relid::pg_catalog.regclass,
 	   pg_catalog.format('inherits from guarded table %s', pg_catalog.string_agg(c.ancestor::pg_catalog.regclass::text, ', ' ORDER BY c.ancestor)),
@@ -859,7 +865,7 @@ SELECT b.relid::pg_catalog.regclass,
 	   JOIN pg_catalog.pg_constraint k ON k.conrelid = b.relid AND k.contype = 'f' AND k.conparentid = 0
  WHERE k.confrelid IN (SELECT g.relid FROM guard g);
 COMMENT ON VIEW optout.unguarded IS
-'What guards do not cover: guards that do not fire always, inheritance children of guarded tables, and what a rule could not guard, which are faults; and to look at, tables in the schemas of guarded ones that have a column of the same name or, guarded by hand, one that the rule for their schema reads and their guard does not, and tables that refer to a guarded one, whose rows may be details of events that were discarded.';
+'What guards do not cover: guards that do not fire always, or for all that is written, inheritance children of guarded tables, and what a rule could not guard, which are faults; and to look at, tables in the schemas of guarded ones that have a column of the same name or, guarded by hand, one that the rule for their schema reads and their guard does not, and tables that refer to a guarded one, whose rows may be details of events that were discarded.';
 COMMENT ON COLUMN optout.unguarded.relation IS 'Table, partition or foreign table.';
 COMMENT ON COLUMN optout.unguarded.reason IS 'What there is about it.';
 COMMENT ON COLUMN optout.unguarded.severity IS '''fault'': events of opted-out users get past the guard; ''notice'': they may.';
@@ -884,7 +890,11 @@ SELECT c.name, c.ok, c.detail
 				 UNION ALL
 				SELECT 'event trigger ' || e.evtname, 'never'
 				  FROM pg_catalog.pg_event_trigger e
-				 WHERE e.evtfoid = 'optout.apply_rules()'::pg_catalog.regprocedure AND e.evtenabled <> 'A') g
+				 WHERE e.evtfoid = 'optout.apply_rules()'::pg_catalog.regprocedure AND e.evtenabled <> 'A'
+				 UNION ALL
+				-- PostgreSQL 17 and later
+				SELECT 'event triggers by the setting event_triggers', 'never'
+				 WHERE pg_catalog.current_setting('event_triggers', true) = 'off') g
 		 UNION ALL
 		SELECT 'unguarded', pg_catalog.count(*) FILTER (WHERE u.severity = 'fault') = 0,
 			   COALESCE(pg_catalog.string_agg(u.relation || ': ' || u.reason, '; ' ORDER BY u.relation::text, u.reason) FILTER (WHERE u.severity = 'fault'),
@@ -898,19 +908,25 @@ SELECT c.name, c.ok, c.detail
 		 UNION ALL
 		SELECT 'aliases', NOT d.found,
 			   CASE WHEN d.found THEN 'some are opted out otherwise than their users: see optout.verify()' ELSE 'as their users' END
-		  FROM (SELECT EXISTS (SELECT
-								 FROM optout.user_alias l
-									  LEFT JOIN optout.opt_out_period p
-									  ON p.organization = l.organization AND p.user_id = l.alias AND p.opted_in_at IS NULL
-									  LEFT JOIN optout.opt_out_period u
-									  ON u.organization = l.organization AND u.user_id = l.user_id AND u.opted_in_at IS NULL
-								WHERE p.opted_out_at IS DISTINCT FROM u.opted_out_at)
-					   -- a subscriber knows an alias by its periods only
-					   OR EXISTS (SELECT
-									FROM optout.opt_out_period p
-										 LEFT JOIN optout.opt_out_period u
-										 ON u.organization = p.organization AND u.user_id = p.alias_of AND u.opted_in_at IS NULL
-								   WHERE p.opted_in_at IS NULL AND p.alias_of IS NOT NULL AND u.user_id IS NULL) AS found) d
+		  FROM (SELECT a.otherwise > 0 OR a.opted_out <> u.aliases OR c.otherwise > 0 AS found
+				  -- aliases that are opted out, and those that are by themselves or with somebody else
+				  FROM (SELECT pg_catalog.count(*) AS opted_out,
+							   pg_catalog.count(*) FILTER (WHERE p.alias_of IS DISTINCT FROM l.user_id) AS otherwise
+						  FROM optout.opt_out_period p
+							   JOIN optout.user_alias l ON l.organization = p.organization AND l.alias = p.user_id
+						 WHERE p.opted_in_at IS NULL) a,
+					   -- aliases of users who are opted out
+					   (SELECT pg_catalog.count(*) AS aliases
+						  FROM optout.opt_out_period p
+							   JOIN optout.user_alias l ON l.organization = p.organization AND l.user_id = p.user_id
+						 WHERE p.opted_in_at IS NULL) u,
+					   -- copies of what the user does not have, also where no aliases are known, as on a subscriber
+					   (SELECT pg_catalog.count(*) AS otherwise
+						  FROM optout.opt_out_period p
+							   LEFT JOIN optout.opt_out_period u
+							   ON u.organization = p.organization AND u.user_id = p.alias_of AND u.opted_in_at IS NULL
+						 WHERE p.opted_in_at IS NULL AND p.alias_of IS NOT NULL
+						   AND u.opted_out_at IS DISTINCT FROM p.opted_out_at) c) d
 		 UNION ALL
 		SELECT 'organizations', pg_catalog.count(*) FILTER (WHERE o.unknown) = 0,
 			   COALESCE('not in the directory: ' || pg_catalog.string_agg(o.organization, ', ' ORDER BY o.organization) FILTER (WHERE o.unknown),
@@ -933,7 +949,9 @@ GRANT SELECT ON optout.checks TO PUBLIC;
 -- The last, so that it does not fire for what is above.
 CREATE EVENT TRIGGER optout_rules ON ddl_command_end
 	WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE SCHEMA', 'CREATE FOREIGN TABLE', 'IMPORT FOREIGN SCHEMA',
-				 'ALTER TABLE', 'ALTER FOREIGN TABLE', 'ALTER SCHEMA', 'ALTER TYPE')
+				 'ALTER TABLE', 'ALTER FOREIGN TABLE', 'ALTER SCHEMA', 'ALTER TYPE',
+				 -- which can rename columns of tables, too
+				 'ALTER VIEW', 'ALTER MATERIALIZED VIEW')
 	EXECUTE FUNCTION optout.apply_rules();
 ALTER EVENT TRIGGER optout_rules ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER optout_rules IS

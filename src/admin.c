@@ -90,6 +90,8 @@ static uint64 admin_opt_out(FunctionCallInfo fcinfo, UserIds users);
 static uint64 admin_opt_in(FunctionCallInfo fcinfo, UserIds users);
 static uint64 admin_forget(FunctionCallInfo fcinfo, UserIds users);
 static uint64 admin_link(FunctionCallInfo fcinfo, Links links);
+static bool admin_unlink_lock(AdminArgs *args, const UserIds *aliases, const UserIds *owners,
+							  Links *links, UserIds *locked, uint64 *nperiods);
 
 /*
  * Begin an administration function: resolve the organization and check that
@@ -521,6 +523,58 @@ admin_link(FunctionCallInfo fcinfo, Links links)
 }
 
 /*
+ * Lock the users and then the aliases, of which "locked" are still there, with these
+ * "links".  False, and nothing is locked, unless all their users are.
+ *
+ * The locks go with a subtransaction.  An error must not leave it behind: whoever
+ * catches it, as an EXCEPTION clause of PL/pgSQL does, rolls back the subtransaction
+ * that is current, and would take ours for their own.
+ */
+static bool
+admin_unlink_lock(AdminArgs *args, const UserIds *aliases, const UserIds *owners,
+				  Links *links, UserIds *locked, uint64 *nperiods)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool done = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		admin_phase(args, PROGRESS_LOCKING_USERS, owners->count);
+		(void) directory_lock(args->organization, owners);
+		admin_phase(args, PROGRESS_LOCKING_PERIODS, owners->count);
+		*nperiods = periods_lock(args->organization, owners);
+		admin_phase(args, PROGRESS_LOCKING_ALIASES, aliases->count);
+		*locked = links_lock(args->organization, aliases);
+		*links = links_read(args->organization, locked);
+		args->users = links_users(links);
+		done = user_ids_include(owners, &args->users);
+		if (done)
+			ReleaseCurrentSubTransaction();
+		else
+			RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		ReThrowError(error);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return done;
+}
+
+/*
  * optout.unlink(aliases, organization, force)
  */
 Datum
@@ -537,39 +591,13 @@ optout_unlink(PG_FUNCTION_ARGS)
 	UserIds		locked;
 	uint64		nperiods;
 	uint64		deleted = 0;
-	bool		done;
 
 	/*
-	 * Lock the users and then the aliases.  While we wait, an alias may be
-	 * given to another user, who is to be locked before it.  So then begin
-	 * again without any of these locks, which go with a subtransaction.
+	 * While we wait, an alias may be given to another user, who is to be
+	 * locked before it.  So then begin again without any of these locks.
 	 */
-	for (;;)
-	{
-		MemoryContext context = CurrentMemoryContext;
-		ResourceOwner owner = CurrentResourceOwner;
-
-		BeginInternalSubTransaction(NULL);
-		MemoryContextSwitchTo(context);
-		admin_phase(&args, PROGRESS_LOCKING_USERS, owners.count);
-		(void) directory_lock(args.organization, &owners);
-		admin_phase(&args, PROGRESS_LOCKING_PERIODS, owners.count);
-		nperiods = periods_lock(args.organization, &owners);
-		admin_phase(&args, PROGRESS_LOCKING_ALIASES, aliases.count);
-		locked = links_lock(args.organization, &aliases);
-		links = links_read(args.organization, &locked);
-		args.users = links_users(&links);
-		done = user_ids_include(&owners, &args.users);
-		if (done)
-			ReleaseCurrentSubTransaction();
-		else
-			RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		if (done)
-			break;
+	while (!admin_unlink_lock(&args, &aliases, &owners, &links, &locked, &nperiods))
 		owners = args.users;
-	}
 
 	if (!force)
 		links_refuse_opted_out(args.organization, &links);

@@ -20,7 +20,8 @@
  * without the list: see guard_create_by_rule().  guard() replaces one of those.
  *
  * Whatever fires the function of the guard is a guard, under whichever name:
- * the view optout.guarded, unguard() and repair() go by the function.
+ * the view optout.guarded, unguard() and repair() go by the function.  One that
+ * somebody else has made may not see all events: see guard_gap().
  */
 #include "postgres.h"
 
@@ -72,6 +73,8 @@ typedef struct GuardTrigger
 } GuardTrigger;
 
 static bool guard_is_by_rule(const char *name);
+static const char *guard_gap(int16 type, bool has_condition, int ncolumns, List *arguments);
+static const char *guard_gap_of(const Trigger *trigger);
 static Trigger *guard_namesake(Relation rel, const char *name);
 static bool guard_has_any(Oid relid, Oid function);
 static void guard_warn_of_gaps(Relation rel);
@@ -176,6 +179,8 @@ guard_find_all(Relation rel, Oid function, char fires)
 			result.by_rule = lappend(result.by_rule, pstrdup(trigger->tgname));
 		else
 			result.by_hand = lappend(result.by_hand, pstrdup(trigger->tgname));
+		if (trigger->tgisclone || !guard_is_by_rule(trigger->tgname))
+			result.covered |= guard_gap_of(trigger) == NULL;
 		if (trigger->tgenabled != TRIGGER_FIRES_ALWAYS && trigger->tgenabled != fires)
 			result.off = lappend(result.off, pstrdup(trigger->tgname));
 	}
@@ -194,6 +199,66 @@ guard_is_by_rule(const char *name)
 		(name[len] == '\0' ||
 		 (name[len] == '_' && name[len + 1] != '\0' &&
 		  strspn(name + len + 1, "0123456789") == strlen(name + len + 1)));
+}
+
+/*
+ * What gets past a guard even while it fires always, to be read after its name;
+ * NULL for nothing.  guard() and rules make no such guard, but whoever may execute
+ * the trigger's function can.
+ */
+static const char *
+guard_gap(int16 type, bool has_condition, int ncolumns, List *arguments)
+{
+	ListCell   *cell;
+
+	if (!TRIGGER_FOR_BEFORE(type) || !TRIGGER_FOR_ROW(type))
+		return "does not fire before each row";
+	if (!TRIGGER_FOR_INSERT(type))
+		return "does not fire on INSERT";
+	if (!TRIGGER_FOR_UPDATE(type))
+		return "does not fire on UPDATE";
+	if (has_condition)
+		return "has a WHEN condition";
+
+	/* what it reads by name is no column of its UPDATE OF list */
+	foreach(cell, arguments)
+	{
+		const EventArgument *argument = lfirst(cell);
+
+		if (ncolumns > 0 && argument->column != NULL)
+			return psprintf("does not fire on UPDATE of %s", quote_identifier(argument->column));
+	}
+	return NULL;
+}
+
+static const char *
+guard_gap_of(const Trigger *trigger)
+{
+	return guard_gap(trigger->tgtype, trigger->tgqual != NULL, trigger->tgnattr, guard_parse_trigger(trigger));
+}
+
+/*
+ * Raise an error (55000) for a guard of the relation that something gets past even
+ * while it fires always.
+ */
+void
+guard_refuse_gaps(Relation rel)
+{
+	Oid			function = guard_function();
+	TriggerDesc *trigdesc = CopyTriggerDesc(rel->trigdesc);
+
+	for (int i = 0; trigdesc != NULL && i < trigdesc->numtriggers; i++)
+	{
+		const Trigger *trigger = &trigdesc->triggers[i];
+		const char *gap = trigger->tgfoid == function ? guard_gap_of(trigger) : NULL;
+
+		if (gap != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("guard \"%s\" of table %s %s", trigger->tgname, guard_relation_name(rel), gap),
+					 errdetail("Events of opted-out users can get past it."),
+					 errhint("Drop the trigger, and let optout.guard() create one.")));
+	}
 }
 
 /*
@@ -545,8 +610,8 @@ guard_note_organizations(const GuardRequest *request, const char *what, const ch
 }
 
 /*
- * Create or renew the guard that a rule asks for, and close the relation, whose
- * guards are neither inherited nor made by hand.  Nothing is done where it is there.
+ * Create or renew the guard that a rule asks for, and close the relation, which no
+ * other guard covers.  Nothing is done where it is there.
  *
  * It has no UPDATE OF list, so that nothing depends on it, and its name is another
  * than that of guard()'s.  ATTACH PARTITION creates the partitioned table's guard
@@ -564,7 +629,7 @@ guard_create_by_rule(Relation rel, const GuardRequest *request)
 	char	   *name;
 	char	   *relname;
 
-	Assert(!guards.inherited && guards.by_hand == NIL);
+	Assert(!guards.covered);
 	if (guards.by_rule != NIL)
 		name = linitial(guards.by_rule);
 	else
@@ -807,7 +872,7 @@ guard_equals(const GuardTrigger *described, const Trigger *trigger)
 {
 	ListCell   *cell;
 
-	if (described->columns != NIL || trigger->tgnattr != 0 ||
+	if (described->columns != NIL || trigger->tgnattr != 0 || guard_gap_of(trigger) != NULL ||
 		trigger->tgnargs != list_length(described->arguments))
 		return false;
 	foreach(cell, described->arguments)
@@ -848,15 +913,16 @@ guard_list(List *strings, bool literals)
 }
 
 /*
- * optout.guard_columns(trigger), behind the view optout.guarded: what a guard reads,
- * columns by the names that they have now.
+ * optout.guard_columns(trigger), behind the views optout.guarded and
+ * optout.unguarded: what a guard reads, columns by the names that they have now, and
+ * what gets past it.
  */
 Datum
 optout_guard_columns(PG_FUNCTION_ARGS)
 {
 	enum
 	{
-		USER_ID, ORGANIZATION, OCCURRED_AT, USER_IDS, PAYLOAD, TIME_ZONE, FIXED_ORGANIZATION, RESULTS
+		USER_ID, ORGANIZATION, OCCURRED_AT, USER_IDS, PAYLOAD, TIME_ZONE, FIXED_ORGANIZATION, GAP, RESULTS
 	};
 	TupleDesc	tupdesc;
 	Datum		values[RESULTS] = {0};
@@ -877,9 +943,15 @@ optout_guard_columns(PG_FUNCTION_ARGS)
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 	{
+		Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
+		List	   *arguments = guard_arguments(pg_trigger, tuple);
+		const char *gap = guard_gap(trigger->tgtype, !heap_attisnull(tuple, Anum_pg_trigger_tgqual, RelationGetDescr(pg_trigger)),
+									trigger->tgattr.dim1, arguments);
 		ListCell   *cell;
 
-		foreach(cell, guard_arguments(pg_trigger, tuple))
+		nulls[GAP] = gap == NULL;
+		values[GAP] = gap != NULL ? CStringGetTextDatum(gap) : (Datum) 0;
+		foreach(cell, arguments)
 		{
 			EventArgument *argument = lfirst(cell);
 			const char *value = argument->value;
@@ -889,7 +961,7 @@ optout_guard_columns(PG_FUNCTION_ARGS)
 			int			result = results[argument->role];
 
 			if (argument->attnum != InvalidAttrNumber)
-				value = get_attname(((Form_pg_trigger) GETSTRUCT(tuple))->tgrelid, argument->attnum, false);
+				value = get_attname(trigger->tgrelid, argument->attnum, false);
 			else if (argument->column != NULL)
 				value = argument->column;
 			nulls[result] = false;
