@@ -39,6 +39,23 @@ INSERT INTO wh.event SELECT u, d FROM unnest('{alice,bob}'::text[]) u, unnest('{
 INSERT INTO wh.event_may_alice VALUES ('alice', '2026-05-02') RETURNING *;
 SELECT grantee::regrole, privilege_type FROM pg_proc, aclexplode(proacl) WHERE oid = 'optout.discard_opted_out()'::regprocedure AND grantee <> 10;
 
+-- REASSIGN OWNED tells nobody: Limits.
+BEGIN;
+CREATE ROLE regress_heir;
+GRANT USAGE, CREATE ON SCHEMA wh TO regress_heir;
+CREATE TABLE wh.inherited (user_id text) PARTITION BY LIST (user_id);
+ALTER TABLE wh.inherited OWNER TO regress_other;
+REASSIGN OWNED BY regress_other TO regress_heir;
+SAVEPOINT s;
+SET LOCAL ROLE regress_heir;
+CREATE TABLE wh.inherited_any PARTITION OF wh.inherited DEFAULT;
+ROLLBACK TO s;
+SELECT optout.guard_schema('wh');
+SET LOCAL ROLE regress_heir;
+CREATE TABLE wh.inherited_any PARTITION OF wh.inherited DEFAULT;
+INSERT INTO wh.inherited VALUES ('alice'), ('bob') RETURNING *;
+ROLLBACK;
+
 -- Detached: the rule guards it again, if the schema is its
 SET ROLE regress_loader;
 ALTER TABLE wh.event DETACH PARTITION wh.event_mar;
