@@ -46,6 +46,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
+#include "utils/partcache.h"
 #include "utils/rel.h"
 
 #include "compat.h"
@@ -88,7 +89,8 @@ static void guard_add(GuardTrigger *trigger, Relation rel, const GuardRequest *r
 					  EventRole role, const char *source);
 static void guard_add_constant(GuardTrigger *trigger, EventRole role, const char *value);
 static bool guard_equals(const GuardTrigger *described, const Trigger *trigger);
-static void guard_put(const char *relname, const char *name, const GuardTrigger *trigger);
+static void guard_put(Oid relid, const char *relname, const char *name, const GuardTrigger *trigger);
+static List *guard_open_partitioned(Oid relid);
 static char *guard_list(List *strings, bool literals);
 static List *guard_arguments(Relation pg_trigger, HeapTuple tuple);
 static List *guard_parse_trigger(const Trigger *trigger);
@@ -585,10 +587,10 @@ guard_create(Relation rel, const GuardRequest *request)
 	guard_warn_of_gaps(rel);
 	guard_note_organizations(request, "guard of relation", RelationGetRelationName(rel));
 
-	/* close it, for ALTER TABLE wants no other user of it; the lock remains */
+	/* close it, for DROP TRIGGER wants no other user of it; the lock remains */
 	relname = guard_relation_name(rel);
 	relation_close(rel, NoLock);
-	guard_put(relname, GUARD_TRIGGER, &trigger);
+	guard_put(relid, relname, GUARD_TRIGGER, &trigger);
 	guard_drop_by_rule(relid, false);
 }
 
@@ -643,7 +645,7 @@ guard_create_by_rule(Relation rel, const GuardRequest *request)
 
 	relname = guard_relation_name(rel);
 	relation_close(rel, NoLock);
-	guard_put(relname, name, &trigger);
+	guard_put(relid, relname, name, &trigger);
 	if (partitioned)
 		guard_drop_by_rule(relid, true);
 }
@@ -887,13 +889,60 @@ guard_equals(const GuardTrigger *described, const Trigger *trigger)
  * Create or replace the trigger, which then fires always.
  */
 static void
-guard_put(const char *relname, const char *name, const GuardTrigger *trigger)
+guard_put(Oid relid, const char *relname, const char *name, const GuardTrigger *trigger)
 {
+	List	   *partitioned = guard_open_partitioned(relid);
+	Relation	rel;
+	ListCell   *cell;
+
 	guard_run(psprintf("CREATE OR REPLACE TRIGGER %s BEFORE INSERT OR UPDATE%s%s ON %s FOR EACH ROW"
 					   " EXECUTE FUNCTION optout.discard_opted_out(%s)",
 					   name, trigger->columns != NIL ? " OF " : "", guard_list(trigger->columns, false),
 					   relname, guard_list(trigger->arguments, true)), 0, NULL, NULL);
-	guard_run(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s", relname, name), 0, NULL, NULL);
+	CommandCounterIncrement();
+
+	/* not by ALTER TABLE, which refuses tables that are open */
+	rel = relation_open(relid, NoLock);
+	EnableDisableTrigger(rel, name, InvalidOid, TRIGGER_FIRES_ALWAYS, false, true, ShareRowExclusiveLock);
+	relation_close(rel, NoLock);
+	CommandCounterIncrement();
+	foreach(cell, partitioned)
+		relation_close(lfirst(cell), NoLock);
+}
+
+/*
+ * Open a partitioned table and those of its partitions that are partitioned again,
+ * so that triggers can be created on them with more rights than their owners have.
+ *
+ * To do that, the server looks for the partitions by the partition key, and evaluates
+ * functions in it that have constant arguments.  The owner has chosen them.  So let it
+ * do so as the owner, in a security-restricted operation: while a table is open, the
+ * relation cache keeps its key.
+ */
+static List *
+guard_open_partitioned(Oid relid)
+{
+	List	   *result = NIL;
+	ListCell   *cell;
+
+	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
+		return NIL;
+	foreach(cell, find_all_inheritors(relid, ShareRowExclusiveLock, NULL))
+	{
+		Relation	rel;
+		Oid			save_userid;
+		int			save_sec_context;
+
+		if (get_rel_relkind(lfirst_oid(cell)) != RELKIND_PARTITIONED_TABLE)
+			continue;
+		rel = relation_open(lfirst_oid(cell), NoLock);
+		GetUserIdAndSecContext(&save_userid, &save_sec_context);
+		SetUserIdAndSecContext(rel->rd_rel->relowner, save_sec_context | SECURITY_RESTRICTED_OPERATION);
+		(void) RelationGetPartitionKey(rel);
+		SetUserIdAndSecContext(save_userid, save_sec_context);
+		result = lappend(result, rel);
+	}
+	return result;
 }
 
 /*
