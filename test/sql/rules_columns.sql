@@ -132,6 +132,21 @@ SELECT fires FROM guards WHERE relation = 'wh.one'::regclass;
 SELECT optout.repair();
 SELECT fires FROM guards WHERE relation = 'wh.one'::regclass;
 
+-- Commands that fire no event trigger: Limits
+DO $$ BEGIN EXECUTE 'EXPLAIN ANALYZE CREATE TABLE wh.explained AS SELECT ''alice'' AS user_id'; END $$;
+CREATE DOMAIN wh.id AS text;
+CREATE TABLE wh.of_domain (anonymous_id wh.id, user_id text, x int);
+DROP DOMAIN wh.id CASCADE;
+INSERT INTO wh.of_domain VALUES ('bob', 1);
+SELECT reason FROM optout.unguarded WHERE severity = 'fault';
+BEGIN;
+SELECT optout.guard_schema('wh', ARRAY['user_id', 'anonymous_id'], fixed_organization => 'default');
+INSERT INTO wh.of_domain VALUES ('alice', 1), ('bob', 1) RETURNING *;
+INSERT INTO wh.explained VALUES ('alice'), ('bob') RETURNING *;
+SELECT reason FROM optout.unguarded WHERE severity = 'fault';
+ROLLBACK;
+DROP TABLE wh.explained, wh.of_domain;
+
 -- With an organization: a table without it is not guarded
 CREATE SCHEMA org;
 CREATE TABLE org.without (user_id text);
