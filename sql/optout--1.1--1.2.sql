@@ -12,7 +12,7 @@
 -- read its definition anew; nobody ever opens this one.
 CREATE TYPE optout.period_change AS ();
 COMMENT ON TYPE optout.period_change IS
-'Not a type for use: stands for a change of optout.opt_out_period in messages between sessions.';
+'Not for use as a type. It stands for optout.opt_out_period in the messages by which sessions tell each other that periods have changed.';
 REVOKE ALL ON TYPE optout.period_change FROM PUBLIC;
 -- Sessions look for it when the table's definition changes, as it does below by a
 -- command that keeps writers off until sessions have been told: ADD COLUMN.
@@ -44,8 +44,8 @@ RETURNS boolean
 AS 'MODULE_PATHNAME', 'optout_is_opted_out_bigint_1_2' LANGUAGE C STABLE PARALLEL SAFE
 SUPPORT optout.is_opted_out_support;
 
--- One column of ids as ever, or several, or paths into documents.  varchar, for with
--- text calls of the other form would be ambiguous.
+-- One column of ids as before, or several, or paths into documents.  varchar, because
+-- with text, calls of the other form would be ambiguous.
 CREATE FUNCTION optout.guard(relation regclass, user_ids text[], organization varchar DEFAULT NULL,
 							 occurred_at varchar DEFAULT NULL, payload name DEFAULT NULL,
 							 time_zone text DEFAULT NULL, fixed_organization text DEFAULT NULL)
@@ -53,7 +53,7 @@ RETURNS void
 AS 'MODULE_PATHNAME', 'optout_guard_array' LANGUAGE C
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.guard(regclass, text[], varchar, varchar, name, text, text) IS
-'Guard an event table whose rows name their user in several places: an event is discarded, and counted once, if any of its ids is opted out. What begins with $ is a path into the json or jsonb column payload, such as $.user.id. time_zone is that of times that do not name theirs. fixed_organization: all events of the table are of this organization, whatever the setting of the writing session.';
+'Guard an event table whose rows name their user in several places: an event is discarded, and counted once, if any of its ids is opted out. A name that begins with $ is a path into the json or jsonb column payload, such as $.user.id. time_zone is the zone of times that do not name one. fixed_organization: all events of the table are of this organization, whatever the setting of the writing session.';
 REVOKE ALL ON FUNCTION optout.guard(regclass, text[], varchar, varchar, name, text, text) FROM PUBLIC;
 
 -- The same function under a new symbol: where a session still has the library of
@@ -103,14 +103,14 @@ COMMENT ON COLUMN optout.guarded.occurred_at IS 'Column or path that holds the t
 COMMENT ON COLUMN optout.guarded.fires IS '''always'', as optout.guard() leaves it; anything else means that somebody altered the trigger, or that TimescaleDB has made chunks since, and events may get past it.';
 COMMENT ON COLUMN optout.guarded.user_ids IS 'All columns and paths that hold ids of the event''s user.';
 COMMENT ON COLUMN optout.guarded.payload IS 'Column of type json or jsonb that the paths lead into; NULL where there are none.';
-COMMENT ON COLUMN optout.guarded.time_zone IS 'Time zone of times that do not name theirs.';
+COMMENT ON COLUMN optout.guarded.time_zone IS 'Time zone of times that do not name one.';
 COMMENT ON COLUMN optout.guarded.fixed_organization IS 'Organization of all events of the table; NULL where the column organization or the setting optout.organization counts.';
 COMMENT ON COLUMN optout.guarded.by_rule IS 'Whether a rule for tables to come has made the guard; see optout.guard_schema().';
 
 COMMENT ON FUNCTION optout.unguard(regclass) IS
 'Remove all guards from an event table, whatever their names. Error 42704 where there is none.';
 
--- Rules for tables to come; see src/rules.c.  By the schema's name, for pg_upgrade
+-- Rules for tables to come; see src/rules.c.  By the schema's name, because pg_upgrade
 -- takes no regnamespace, and so that a rule goes for a schema that is made again.
 CREATE TABLE optout.guard_rule (
 	schema name NOT NULL,
@@ -129,7 +129,7 @@ COMMENT ON COLUMN optout.guard_rule.user_ids IS 'Columns and paths that hold ids
 COMMENT ON COLUMN optout.guard_rule.organization IS 'Column or path that holds the organization; a table without the column is not guarded.';
 COMMENT ON COLUMN optout.guard_rule.occurred_at IS 'Column or path that holds the time of the event; left out where a table has none.';
 COMMENT ON COLUMN optout.guard_rule.payload IS 'Column of type json or jsonb that the paths lead into.';
-COMMENT ON COLUMN optout.guard_rule.time_zone IS 'Time zone of times that do not name theirs.';
+COMMENT ON COLUMN optout.guard_rule.time_zone IS 'Time zone of times that do not name one.';
 COMMENT ON COLUMN optout.guard_rule.fixed_organization IS 'Organization of all events.';
 REVOKE ALL ON optout.guard_rule FROM PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('optout.guard_rule', '');
@@ -144,7 +144,7 @@ COMMENT ON COLUMN optout.guard_rules.user_ids IS 'Columns and paths that hold id
 COMMENT ON COLUMN optout.guard_rules.organization IS 'Column or path that holds the organization; NULL where fixed_organization or else the setting optout.organization counts.';
 COMMENT ON COLUMN optout.guard_rules.occurred_at IS 'Column or path that holds the time of the event; NULL where it is not looked at.';
 COMMENT ON COLUMN optout.guard_rules.payload IS 'Column of type json or jsonb that the paths lead into; NULL where there are none.';
-COMMENT ON COLUMN optout.guard_rules.time_zone IS 'Time zone of times that do not name theirs.';
+COMMENT ON COLUMN optout.guard_rules.time_zone IS 'Time zone of times that do not name one.';
 COMMENT ON COLUMN optout.guard_rules.fixed_organization IS 'Organization of all events; NULL where the column organization or the setting optout.organization counts.';
 REVOKE ALL ON optout.guard_rules FROM PUBLIC;
 GRANT SELECT ON optout.guard_rules TO PUBLIC;
@@ -156,7 +156,7 @@ RETURNS void
 AS 'MODULE_PATHNAME', 'optout_guard_schema' LANGUAGE C
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.guard_schema(regnamespace, text[], varchar, varchar, name, text, text) IS
-'Guard every table of a schema that has any of the columns, by those that it has; and from now on every one that is created there, moved there, or given such a column, by whomever. The arguments are those of optout.guard(). Calling it again replaces the rule. What cannot be guarded is a WARNING, and a fault in optout.unguarded. Waits for those who have created tables there. For superusers and the owner of the extension.';
+'Guard every table of a schema that has any of the columns, by the columns that it has. From then on, also guard every table that anybody creates there, moves there, or gives such a column. The arguments are those of optout.guard(). Calling it again replaces the rule. What cannot be guarded is a WARNING, and a fault in optout.unguarded. Waits for transactions that have created tables there. For superusers and the owner of the extension.';
 
 CREATE FUNCTION optout.unguard_schema(schema name)
 RETURNS void
@@ -187,7 +187,7 @@ RETURNS void
 AS 'MODULE_PATHNAME', 'optout_guard_view' LANGUAGE C
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.guard_view(regclass, text) IS
-'Create a view of an event table through which every event counts as inserted, RETURNING included, while only the accepted ones are stored; in the schema of the table where the name says none. Calling it again takes over columns, defaults and names that the table has got since. Who inserts needs INSERT on the view and on the table. Needs ownership of the table.';
+'Create a view of an event table through which every event counts as inserted, RETURNING included, while only the accepted ones are stored. A name without a schema is created in the schema of the table. Call it again after columns, names or defaults of the table have changed. A role that inserts needs INSERT on the view and on the table. Needs ownership of the table.';
 REVOKE ALL ON FUNCTION optout.guard_view(regclass, text) FROM PUBLIC;
 
 ----------------------------------------------------------------------
@@ -258,7 +258,7 @@ SELECT r.name, r.kind, r.connected, r.applied,
  WHERE r.name IS NULL
 	OR r.name <> ALL (pg_catalog.regexp_split_to_array(COALESCE(pg_catalog.current_setting('optout.no_replicas', true), ''), '[ ,]+'));
 COMMENT ON VIEW optout.replicas IS
-'Who receives this server''s opt-outs: subscribers of this database by logical replication or pglogical, and streaming standbys, but those that the setting optout.no_replicas names. A standby without a slot is seen only while it is connected. Whether a subscriber has begun to copy the table, it alone knows: see the view optout.status there.';
+'Who receives this server''s opt-outs: subscribers of this database by logical replication or pglogical, and streaming standbys, except those that the setting optout.no_replicas names. A standby without a slot is seen only while it is connected. Only a subscriber itself knows whether it has begun to copy the table: see the view optout.status there.';
 
 CREATE OR REPLACE PROCEDURE optout.settle_replicas(timeout interval DEFAULT NULL, names text[] DEFAULT NULL)
 LANGUAGE plpgsql
@@ -332,7 +332,7 @@ AS $$
 	SELECT (SELECT count(*) FROM removed) - (SELECT count(*) FROM added)
 $$;
 COMMENT ON FUNCTION optout.compact_discards(timestamptz) IS
-'Merge the rows of optout.discard_ledger to one for each organization, hour and server, of hours that ended before the given time (NULL: all but the current hour). Returns how many rows fewer there are. For the owner of the extension and whom they grant EXECUTE.';
+'Merge the rows of optout.discard_ledger to one for each organization, hour and server, of hours that ended before the given time (NULL: all but the current hour). Returns how many rows fewer there are. For the owner of the extension, and for roles with EXECUTE on it.';
 
 
 ----------------------------------------------------------------------
@@ -405,10 +405,10 @@ ALTER TABLE optout.user_alias
 	ALTER COLUMN user_id SET STATISTICS 0, ALTER COLUMN linked_by SET STATISTICS 0,
 	ALTER COLUMN reason SET STATISTICS 0;
 COMMENT ON TABLE optout.user_alias IS
-'Other ids of users: device, anonymous and hashed ids. An alias belongs to one user, whom the directory need not hold any more. Written by optout.link(), optout.unlink() and optout.forget() only.';
+'Other ids of users: device, anonymous and hashed ids. An alias belongs to one user, who need not be in the directory any more. Written by optout.link(), optout.unlink() and optout.forget() only.';
 COMMENT ON COLUMN optout.user_alias.organization IS 'Organization the user belongs to.';
 COMMENT ON COLUMN optout.user_alias.alias IS 'The other id, compared byte for byte.';
-COMMENT ON COLUMN optout.user_alias.user_id IS 'Whose it is.';
+COMMENT ON COLUMN optout.user_alias.user_id IS 'User whose id it is.';
 COMMENT ON COLUMN optout.user_alias.linked_at IS 'When it was linked.';
 COMMENT ON COLUMN optout.user_alias.linked_by IS 'Role that linked it.';
 COMMENT ON COLUMN optout.user_alias.reason IS 'Reason given with the link, if any.';
@@ -438,24 +438,24 @@ RETURNS bigint
 AS 'MODULE_PATHNAME', 'optout_link' LANGUAGE C
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.link(text, text[], text, text) IS
-'Let other ids be a user''s, too: they are opted out whenever the user is or was. Returns how many were newly linked. Error 42704 for a user who is neither in the directory nor opted out, 23505 for an id that is another user''s or a user, 55000 for one that was opted out by itself.';
+'Make other ids aliases of a user: they are opted out whenever the user is or was. Returns how many were newly linked. Error 42704 for a user who is neither in the directory nor opted out, 23505 for an id that is another user''s alias, or a user, 55000 for one that was opted out by itself.';
 
 CREATE FUNCTION optout.link(user_ids text[], aliases text[], organization text DEFAULT NULL, reason text DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'optout_link_array' LANGUAGE C
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.link(text[], text[], text, text) IS
-'Let each id in aliases be that of the user in the same place of user_ids, all or none. Returns how many were newly linked. Errors as for one user, and 2202E where the arrays differ in length.';
+'Make each id in aliases an alias of the user at the same position in user_ids, all or none. Returns how many were newly linked. Errors as for one user, and 2202E where the arrays differ in length.';
 
 CREATE FUNCTION optout.unlink(aliases text[], organization text DEFAULT NULL, force boolean DEFAULT false)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'optout_unlink' LANGUAGE C
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.unlink(text[], text, boolean) IS
-'Let these ids be nobody''s, all or none. Returns how many were aliases. Error 55000 while a user of theirs is opted out, unless force => true, after which the ids'' events are accepted again.';
+'Take aliases away from their users, all or none. Returns how many of the ids were aliases. Error 55000 while the user of one is opted out, unless force => true, after which events of that id are accepted again.';
 
 -- They act on a user's aliases as well now.  A session that still has the older
--- library gets an error, for it would leave these out.
+-- library gets an error, because it would leave these out.
 CREATE OR REPLACE FUNCTION optout.opt_out(user_id text, organization text DEFAULT NULL, reason text DEFAULT NULL)
 RETURNS boolean
 AS 'MODULE_PATHNAME', 'optout_opt_out_1_2' LANGUAGE C
@@ -486,7 +486,7 @@ RETURNS bigint
 AS 'MODULE_PATHNAME', 'optout_verify_1_2' LANGUAGE C
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.verify() IS
-'How many rows of optout.opt_out_period the shared filter would miss, and how many aliases have other periods than their user or are enrolled as a user themselves; anything but 0 is a bug, or somebody has written to the tables. It reads the whole table. For the owner of the extension, and for roles with EXECUTE on it, which need nothing else.';
+'How many rows of optout.opt_out_period the shared filter would miss, and how many aliases have other periods than their user or are enrolled as a user themselves. Anything but 0 means a bug, or that somebody has written to the tables directly. It reads the whole table. For the owner of the extension, and for roles with EXECUTE on it, which need no other privilege.';
 
 -- purge() looks for a user's aliases by their periods as well: a subscriber has no others.
 CREATE INDEX opt_out_period_alias_of_idx ON optout.opt_out_period (organization, alias_of)
@@ -552,7 +552,7 @@ CREATE FUNCTION optout.json_id(document json, path text)
 RETURNS text
 AS 'MODULE_PATHNAME', 'optout_json_id' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION optout.json_id(json, text) IS
-'The id that a guard reads at a path such as $.user.id of a document: a string or number as text, else NULL. No document is an error. For indexes on columns of type json, which optout.purge() and optout.stored_events() use.';
+'The id that a guard reads at a path such as $.user.id of a document: a string or number as text, else NULL. A document never causes an error. For indexes on columns of type json, which optout.purge() and optout.stored_events() use.';
 REVOKE ALL ON FUNCTION optout.json_id(json, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION optout.json_id(json, text) TO PUBLIC;
 
@@ -561,7 +561,7 @@ RETURNS TABLE (relation regclass, events bigint)
 AS 'MODULE_PATHNAME', 'optout_stored_events' LANGUAGE C
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.stored_events(text[], text) IS
-'How many events of these users and their aliases guarded tables hold: a row for each table that holds any. Needs authority to read the organization, and what it takes to read the tables: error 42501 names one that the caller may not read, or not without row-level security.';
+'How many events of these users and their aliases guarded tables hold: a row for each table that holds any. Needs authority to read the organization, and the privileges to read the tables. Error 42501 names a table that the caller may not read, or whose row-level security applies to the caller.';
 REVOKE ALL ON FUNCTION optout.stored_events(text[], text) FROM PUBLIC;
 -- it asks for authority, as the views do
 GRANT EXECUTE ON FUNCTION optout.stored_events(text[], text) TO PUBLIC;
@@ -570,7 +570,7 @@ CREATE PROCEDURE optout.purge(user_ids text[], organization text DEFAULT NULL, d
 AS 'MODULE_PATHNAME', 'optout_purge' LANGUAGE C
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON PROCEDURE optout.purge(text[], text, boolean) IS
-'Delete what guarded tables hold of these users, who are opted out, and of their aliases. After it is committed, no guarded table holds an event of theirs, and none can come while they are out. It waits for all who have asked the filter; opting these users in waits for it. A NOTICE says how many of each table; with dry_run, how many it would delete. Needs SELECT and DELETE on the tables (error 42501). Error 55000 for a user who is not opted out, a guard that does not fire always or for all that is written, and events that a trigger or rule keeps from being deleted; 25001 in a transaction that has written, or at another isolation level than READ COMMITTED.';
+'Delete what guarded tables hold of these users, who are opted out, and of their aliases. After it is committed, no guarded table holds an event of theirs, and none can come while they are out. It waits for all transactions that have asked the filter; opting these users in waits for it. A NOTICE says how many events of each table it has deleted or, with dry_run, would delete. Needs SELECT and DELETE on the tables (error 42501). Error 55000 for a user who is not opted out, a guard that does not fire always or misses events, and events that a trigger or rule keeps from being deleted; 25001 in a transaction that has written, or at another isolation level than READ COMMITTED.';
 REVOKE ALL ON PROCEDURE optout.purge(text[], text, boolean) FROM PUBLIC;
 
 ----------------------------------------------------------------------
@@ -604,19 +604,21 @@ COMMENT ON FUNCTION optout.opt_in(text[], text, text) IS
 ----------------------------------------------------------------------
 
 COMMENT ON COLUMN optout.status.shared_filter IS
-'''ready''; ''incomplete'' where this server cannot know yet who is opted out, so that filter and guards raise an error; ''loading'' while sessions that ask add this database''s keys, a few milliseconds at a time; ''no room'' where the filter serves 256 other databases; ''absent'' where there is no shared memory for it: optout.filter_memory is 0, or the library is not in shared_preload_libraries and the server is older than 17 or cannot spare it; ''off'' by the setting optout.filter; ''not used'' on a standby, or if the trigger optout_filter does not fire always. Answers are right in any case, but only ''ready'' is fast.';
+'''ready''; ''incomplete'' where this server cannot know yet who is opted out, so that filter and guards raise an error; ''loading'' while sessions that ask add this database''s keys, a few milliseconds at a time; ''no room'' where the filter serves 256 other databases; ''absent'' where there is no shared memory for it: optout.filter_memory is 0, or the library is not in shared_preload_libraries and the server is older than 17 or cannot spare it; ''off'' by the setting optout.filter; ''not used'' on a standby, or if the trigger optout_filter does not fire always. Answers are right in any state (in ''incomplete'' there are none), but only ''ready'' is fast.';
 COMMENT ON COLUMN optout.status.load_progress IS
 'While shared_filter is ''loading'': which share of the table has been read to add its keys, from 0 to 1; see optout.progress.';
 COMMENT ON COLUMN optout.progress.pid IS
 'Process that runs the command, as in pg_stat_activity. For ''add keys'', at which sessions take turns, the process that had the last turn.';
 COMMENT ON COLUMN optout.discards.hour IS 'Start of the hour in which the discarding transactions were committed or prepared, whenever the events occurred.';
 COMMENT ON COLUMN optout.status.false_positive_rate IS 'Estimated share of users never opted out for whom the memo or the table has to be asked, to four digits.';
+COMMENT ON COLUMN optout.status.replica_lag IS
+'How much write-ahead log, in bytes, each of optout.replicas has yet to apply, by its name; a JSON null where that is unknown. NULL where there are no replicas.';
 CREATE FUNCTION optout.repair()
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'optout_repair' LANGUAGE C
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.repair() IS
-'Make guards, and the triggers of the extension''s own tables, fire again where they do not, for example after pg_restore --disable-triggers: on tables, partitions and inheritance children alike; and the event trigger of rules. Alters nothing else. Returns how many triggers it has altered. For superusers and the owner of the extension.';
+'Make triggers fire always again that do not, for example after pg_restore --disable-triggers: guards of tables, partitions and inheritance children, the triggers of the extension''s own tables, and the event trigger of rules. Alters nothing else. Returns how many triggers it has altered. For superusers and the owner of the extension.';
 REVOKE ALL ON FUNCTION optout.repair() FROM PUBLIC;
 
 CREATE VIEW optout.aliases WITH (security_barrier) AS
@@ -636,7 +638,7 @@ COMMENT ON VIEW optout.aliases IS
 'Other ids of the users of your organizations, as linked with optout.link().';
 COMMENT ON COLUMN optout.aliases.organization IS 'Organization the user belongs to.';
 COMMENT ON COLUMN optout.aliases.alias IS 'The other id.';
-COMMENT ON COLUMN optout.aliases.user_id IS 'Whose it is.';
+COMMENT ON COLUMN optout.aliases.user_id IS 'User whose id it is.';
 COMMENT ON COLUMN optout.aliases.linked_at IS 'When it was linked.';
 COMMENT ON COLUMN optout.aliases.linked_by IS 'Role that linked it.';
 COMMENT ON COLUMN optout.aliases.reason IS 'Reason given with the link, if any.';
@@ -771,12 +773,12 @@ REVOKE ALL ON optout.unmatchable FROM PUBLIC;
 GRANT SELECT ON optout.unmatchable TO PUBLIC;
 
 COMMENT ON VIEW optout.progress IS
-'How far commands have come that are running in this database: the adding of keys after a start, purges, and administration of 1000 users or more by one call. It names nobody. Like pg_stat_activity, it shows the same throughout a transaction, and no session in which track_activities is off. A session shows one command, the last that has begun; none within a command whose progress the server shows, such as COPY.';
+'How far commands have come that are running in this database: the adding of keys after a start, purges, and administration of 1000 users or more by one call. It names nobody. Like pg_stat_activity, it shows the same throughout a transaction, and leaves out sessions in which track_activities is off. It shows one command of a session, the last that has begun, and none that runs within a command whose progress the server itself shows, such as COPY.';
 COMMENT ON COLUMN optout.progress.command IS '''add keys'', ''enroll'', ''opt out'', ''opt in'', ''forget'', ''link'', ''unlink'', or ''purge''.';
 COMMENT ON COLUMN optout.progress.phase IS
 'What it is doing. ''add keys'': ''reading the table''. ''purge'': ''locking tables'', ''locking open periods'', ''waiting for transactions'', ''deleting events''. The others, in this order as far as they need to: ''locking users'', ''locking periods'', ''locking open periods'', ''locking aliases''; ''writing users'', ''writing aliases'', ''checking aliases'', ''writing periods'' or ''deleting''; ''updating the filter''. Periods of aliases are written after those of their users.';
 COMMENT ON COLUMN optout.progress.done IS 'How much of total is done in this phase. While the command writes or deletes rows of the extension''s tables, it stays 0.';
-COMMENT ON COLUMN optout.progress.total IS 'How much there is to do in this phase, at most: when reading the table its blocks, when locking tables or deleting events tables, else users or aliases; when deleting or copying and then updating the filter, periods, of which those of aliases are estimated.';
+COMMENT ON COLUMN optout.progress.total IS 'How much there is to do in this phase, at most. The unit is blocks when reading the table, tables when locking tables or deleting events, periods (those of aliases are estimated) when deleting or copying and when updating the filter after that, otherwise users or aliases.';
 
 -- Where a guard reads a path, the payload is the column to look for.
 CREATE VIEW optout.unguarded WITH (security_barrier) AS
@@ -865,9 +867,9 @@ SELECT b.relid::pg_catalog.regclass,
 	   JOIN pg_catalog.pg_constraint k ON k.conrelid = b.relid AND k.contype = 'f' AND k.conparentid = 0
  WHERE k.confrelid IN (SELECT g.relid FROM guard g);
 COMMENT ON VIEW optout.unguarded IS
-'What guards do not cover: guards that do not fire always, or for all that is written, inheritance children of guarded tables, and what a rule could not guard, which are faults; and to look at, tables in the schemas of guarded ones that have a column of the same name or, guarded by hand, one that the rule for their schema reads and their guard does not, and tables that refer to a guarded one, whose rows may be details of events that were discarded.';
+'What guards do not cover. Faults: guards that do not fire always, guards that miss events, as triggers made by hand can, inheritance children of guarded tables, and tables that a rule could not guard. Notices: tables in the schema of a guarded table that have a column of the same name; tables guarded by hand that have a column which the rule for their schema reads, but their guard does not; tables with a foreign key to a guarded table, whose rows may be details of discarded events.';
 COMMENT ON COLUMN optout.unguarded.relation IS 'Table, partition or foreign table.';
-COMMENT ON COLUMN optout.unguarded.reason IS 'What there is about it.';
+COMMENT ON COLUMN optout.unguarded.reason IS 'Why it is listed.';
 COMMENT ON COLUMN optout.unguarded.severity IS '''fault'': events of opted-out users get past the guard; ''notice'': they may.';
 REVOKE ALL ON optout.unguarded FROM PUBLIC;
 GRANT SELECT ON optout.unguarded TO PUBLIC;
@@ -938,11 +940,11 @@ SELECT c.name, c.ok, c.detail
 				 GROUP BY l.organization) o) c
  WHERE EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*');
 COMMENT ON VIEW optout.checks IS
-'Whether all is well, a row a check, for whoever may read every organization; others see none. Cheap enough for every minute.';
+'Whether all is well: a row for each check, for roles that may read every organization; others see none. Cheap enough to be read every minute.';
 COMMENT ON COLUMN optout.checks.name IS
-'''filter'': the shared filter is ready, or this is a standby; ''guards'': every guard fires always, and so does the event trigger of rules; ''unguarded'': no fault in optout.unguarded; ''replicas'': each is connected, has its copy, and is at most 16 MB of write-ahead log behind; ''aliases'': they are opted out now if and since their users are (optout.verify() looks at the past as well); ''organizations'': the directory knows all whose events were discarded in the last 24 hours.';
-COMMENT ON COLUMN optout.checks.ok IS 'Whether it holds.';
-COMMENT ON COLUMN optout.checks.detail IS 'What is wrong, or what has been looked at.';
+'''filter'': the shared filter is ready, or this is a standby; ''guards'': every guard fires always, and so does the event trigger of rules; ''unguarded'': no fault in optout.unguarded; ''replicas'': each is connected, has its copy, and is at most 16 MB of write-ahead log behind; ''aliases'': each is opted out now if its user is, and since the same time (optout.verify() checks the past as well); ''organizations'': every organization with discards in the last 24 hours has users in the directory.';
+COMMENT ON COLUMN optout.checks.ok IS 'Whether the check is passed.';
+COMMENT ON COLUMN optout.checks.detail IS 'What is wrong, or what was checked.';
 REVOKE ALL ON optout.checks FROM PUBLIC;
 GRANT SELECT ON optout.checks TO PUBLIC;
 
@@ -957,7 +959,7 @@ ALTER EVENT TRIGGER optout_rules ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER optout_rules IS
 'Guards tables for which there is a rule, see optout.guard_schema(). optout.repair() makes it fire again where it does not.';
 
--- Who updates need not be who owns the extension and its views.
+-- The role that updates need not be the owner of the extension and its views.
 DO $$
 DECLARE
 	extension CONSTANT oid := (SELECT e.oid FROM pg_catalog.pg_extension e WHERE e.extname = 'optout');
@@ -997,7 +999,7 @@ BEGIN
 	END LOOP;
 END
 $$;
--- Whoever may administer may execute what is new.
+-- Roles that may administer may execute what is new.
 SELECT optout.grant_authority(a.role, a.organization, a.privilege)
   FROM optout.authority a
  WHERE a.privilege = 'administer' AND a.role IN (SELECT r.oid FROM pg_catalog.pg_roles r);

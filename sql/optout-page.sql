@@ -35,7 +35,7 @@ SELECT CASE WHEN count(*) > 20 THEN 'and ' || count(*) - 20 || ' more' ELSE '' E
 
 \qecho == Opted out ==
 SELECT left(organization, 15) AS organization, left(user_id, 20) AS user_id, opted_out_at::date AS since,
-	   left(concat_ws(': ', opted_out_by, opted_out_actor), 20) AS by, left(reason, 14) AS reason,
+	   left(concat_ws(': ', opted_out_by, open_periods.opted_out_actor), 20) AS by, left(reason, 14) AS reason,
 	   CASE WHEN client_may_still_track THEN 'yes' ELSE '' END AS sending,
 	   left(array_to_string(aliases, ' '), 20) AS aliases
   FROM optout.opt_out_list

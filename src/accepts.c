@@ -8,10 +8,10 @@
  * waits for it.
  * They check no authority: EXECUTE on them is the right to ask about anybody.
  *
- * Sessions learn of opt-outs in another way since 1.2 (coverage.c), of which the
- * library of 1.1 knows nothing.  So an update gives the functions other symbols
- * ("_1_2"): a session that still has the old library fails instead of accepting
- * events of somebody who has been opted out since.
+ * Since 1.2, sessions learn of opt-outs in a way that the library of 1.1 does
+ * not know (coverage.c).  So an update gives the functions other symbols
+ * ("_1_2"): a session that still has the old library fails instead of
+ * accepting events of somebody who has been opted out since.
  */
 #include "postgres.h"
 
@@ -148,7 +148,7 @@ accepts_ask_cache(uint64 hash, text *organization, Oid type, Datum user_id, bool
  * rows.  The caller asks is_opted_out() where they do not know.
  *
  * This is what a row costs that is kept: a hash and one look at memory.  It is
- * sound for any time the event may have, for the filter holds all users who have
+ * sound for any time the event may have, since the filter holds all users who have
  * any period.
  */
 static pg_attribute_always_inline Answer

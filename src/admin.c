@@ -4,14 +4,15 @@
  *		sign_in.
  *
  * Each checks its arguments and then the effective caller's authority before
- * it looks at any user, so that whoever has none learns nothing, not even from
- * how long it takes.  Arguments that name several users are acted on all or
- * none, simply by raising an error.  For the locking see periods.c, and for that
- * of aliases links.c.
+ * it looks at any user, so that whoever has none learns nothing, not even
+ * from how long it takes.  A function that takes several users acts on all of
+ * them or, as it raises an error, on none.  For the locking see periods.c,
+ * and for that of aliases links.c.
  *
- * What an update gives another meaning gets another name as well ("_1_2"), so
- * that a session that still has the old library fails instead of doing half of
- * it.  The old names serve a database that has not been updated yet.
+ * A function whose meaning an update changes gets another symbol as well
+ * ("_1_2"), so that a session that still has the old library fails instead of
+ * doing half of it.  The old symbols serve a database that has not been
+ * updated yet.
  */
 #include "postgres.h"
 
@@ -82,6 +83,8 @@ static void admin_end(const AdminArgs *args);
 static void admin_require_known(text *organization, const UserIds *users,
 								const UserIds *enrolled, const UserIds *opted_out);
 static Links admin_lock_aliases(AdminArgs *args, const UserIds *users);
+static bool admin_lock_links(AdminArgs *args, const UserIds *users, const UserIds *aliases,
+							 Links *links, uint64 *nperiods);
 static Forgotten admin_forget_lock(AdminArgs *args, bool force);
 static uint64 admin_forget_count_rows(const AdminArgs *args, Snapshot snapshot);
 static uint64 admin_forget_delete(const AdminArgs *args, const Forgotten *forgotten, Snapshot snapshot);
@@ -90,8 +93,6 @@ static uint64 admin_opt_out(FunctionCallInfo fcinfo, UserIds users);
 static uint64 admin_opt_in(FunctionCallInfo fcinfo, UserIds users);
 static uint64 admin_forget(FunctionCallInfo fcinfo, UserIds users);
 static uint64 admin_link(FunctionCallInfo fcinfo, Links links);
-static bool admin_unlink_lock(AdminArgs *args, const UserIds *aliases, const UserIds *owners,
-							  Links *links, UserIds *locked, uint64 *nperiods);
 
 /*
  * Begin an administration function: resolve the organization and check that
@@ -523,43 +524,37 @@ admin_link(FunctionCallInfo fcinfo, Links links)
 }
 
 /*
- * Lock the users and then the aliases, of which "locked" are still there, with these
- * "links".  False, and nothing is locked, unless all their users are.
- *
- * The locks go with a subtransaction.  An error must not leave it behind: whoever
- * catches it, as an EXCEPTION clause of PL/pgSQL does, rolls back the subtransaction
- * that is current, and would take ours for their own.
+ * Lock these users, their periods, and the aliases, and read whose these are by
+ * then: links, and their users in args.  If others are among the users, nothing
+ * stays locked, for locks go with a subtransaction, and this is false.
  */
 static bool
-admin_unlink_lock(AdminArgs *args, const UserIds *aliases, const UserIds *owners,
-				  Links *links, UserIds *locked, uint64 *nperiods)
+admin_lock_links(AdminArgs *args, const UserIds *users, const UserIds *aliases,
+				 Links *links, uint64 *nperiods)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool done = false;
+	UserIds		locked;
+	bool		done;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		admin_phase(args, PROGRESS_LOCKING_USERS, owners->count);
-		(void) directory_lock(args->organization, owners);
-		admin_phase(args, PROGRESS_LOCKING_PERIODS, owners->count);
-		*nperiods = periods_lock(args->organization, owners);
+		admin_phase(args, PROGRESS_LOCKING_USERS, users->count);
+		(void) directory_lock(args->organization, users);
+		admin_phase(args, PROGRESS_LOCKING_PERIODS, users->count);
+		*nperiods = periods_lock(args->organization, users);
 		admin_phase(args, PROGRESS_LOCKING_ALIASES, aliases->count);
-		*locked = links_lock(args->organization, aliases);
-		*links = links_read(args->organization, locked);
+		locked = links_lock(args->organization, aliases);
+		*links = links_read(args->organization, &locked);
 		args->users = links_users(links);
-		done = user_ids_include(owners, &args->users);
-		if (done)
-			ReleaseCurrentSubTransaction();
-		else
-			RollbackAndReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
 	{
 		ErrorData  *error;
 
+		/* whoever catches it ends one subtransaction, their own */
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
@@ -569,6 +564,12 @@ admin_unlink_lock(AdminArgs *args, const UserIds *aliases, const UserIds *owners
 		ReThrowError(error);
 	}
 	PG_END_TRY();
+
+	done = user_ids_include(users, &args->users);
+	if (done)
+		ReleaseCurrentSubTransaction();
+	else
+		RollbackAndReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 	return done;
@@ -588,21 +589,23 @@ optout_unlink(PG_FUNCTION_ARGS)
 								   aliases.count >= MANY_USERS, PROGRESS_UNLINK);
 	Links		links = links_read(args.organization, &aliases);
 	UserIds		owners = links_users(&links);
-	UserIds		locked;
 	uint64		nperiods;
 	uint64		deleted = 0;
 
 	/*
-	 * While we wait, an alias may be given to another user, who is to be
-	 * locked before it.  So then begin again without any of these locks.
+	 * Lock the users and then the aliases.  While we wait, an alias may be
+	 * given to another user, who is to be locked before it.  So then begin
+	 * again without any of these locks.
 	 */
-	while (!admin_unlink_lock(&args, &aliases, &owners, &links, &locked, &nperiods))
+	while (!admin_lock_links(&args, &owners, &aliases, &links, &nperiods))
 		owners = args.users;
 
 	if (!force)
 		links_refuse_opted_out(args.organization, &links);
-	if (locked.count > 0)
+	if (links.count > 0)
 	{
+		UserIds		locked = links_aliases(&links);
+
 		admin_phase(&args, PROGRESS_DELETING, admin_guess_copies(nperiods, owners.count, locked.count));
 		deleted = links_delete(args.organization, &locked);
 	}

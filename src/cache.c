@@ -10,31 +10,35 @@
  *
  * Users are divided into groups.  For each group we keep the youngest
  * transaction that has written a row of one of its users; the state table's
- * trigger does so before that transaction can commit.  An entry is stored with
- * that transaction's id, and only if the snapshot it rests on was taken when
- * this and all older transactions had ended, so that it saw what the group's
- * writers did.  (Who writes later has a higher id, and so has who was still
- * running then.)  It is valid as long as that id is still the group's.
+ * trigger does so before that transaction can commit.  An entry is stored
+ * with that transaction's id, and only if the snapshot it rests on was taken
+ * when this and all older transactions had ended, so that it saw what the
+ * group's writers did.  (A transaction that was still running then, or writes
+ * later, has a higher id.)  It is valid as long as that id is still the
+ * group's.
  *
- * When the keys are added to the filter, writers may have gone unseen; then
- * every transaction there has been so far is taken for a writer of all groups.
+ * Before the keys have been added to the filter, writers may have gone
+ * unnoticed.  So adding them makes every transaction so far count as a writer
+ * of all groups.
  *
- * What a transaction's own rows say must not get in here before they are
- * committed.  While it can see rows that the trigger has not fired for yet, it
- * stores nothing (coverage.c).  The trigger fired, the group's writer is the
- * transaction itself, and no snapshot of its own has a younger xmin.
+ * A transaction must not store here what its own rows say before they are
+ * committed.  While it can see rows for which the trigger has not fired yet,
+ * it stores nothing (coverage.c).  Once the trigger has fired, the group's
+ * writer is the transaction itself, and none of its snapshots has a younger
+ * xmin.
  *
- * An entry has two buckets of four places to be in, so a cache is used to more
- * than nine tenths before entries displace each other.
+ * An entry can be in either of two buckets of four places each, so the cache
+ * is more than nine tenths full before entries displace each other.
  *
  * There are no locks.  An entry's first word is the key XOR the second word, so
  * an entry that is read while it is being replaced, or replaced by two backends
  * at once, fails the comparison of keys and counts as a miss.
  *
- * The cache keeps those who are asked for.  It is filled with others only while
- * the keys are added, and only where there is room; they are the first to be given
- * up.  Whoever finds one of these writes it anew as asked for, which is as good as
- * storing it: what it says, and since when, stays the same.
+ * The cache prefers users who are asked for.  Others are added only together
+ * with their keys, and only where there is room; they are the first to be
+ * replaced.  A backend that finds one of these writes it anew as asked for.
+ * That is as good as storing it: what the entry says, and under which
+ * transaction, stays the same.
  */
 #include "postgres.h"
 

@@ -14,8 +14,9 @@
  *	  creates the extension on each worker, with an empty list, and has the
  *	  workers call the filter.
  *
- * The answer is kept until a change of these catalogs is reported.  coverage.c, which
- * asks before it lets anybody trust the filter, is told of each.
+ * The answer is kept until an invalidation reports a change of these
+ * catalogs. coverage.c asks before it lets anybody trust the filter, so it is
+ * told of each.
  */
 #include "postgres.h"
 
@@ -75,7 +76,7 @@ void
 complete_define_settings(void)
 {
 	DefineCustomBoolVariable("optout.assume_complete",
-							 "Answers even if no subscription has copied the list of opt-outs to this server.",
+							 "Lets this server answer even if no subscription has copied the list of opt-outs to it.",
 							 "For servers whose list is fed by other means than a subscription.",
 							 &assume_complete,
 							 false,

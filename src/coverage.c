@@ -3,7 +3,7 @@
  *		Whether the shared filter covers every row of the state table, so that a
  *		miss proves that no committed row exists.
  *
- * It does so with no snapshot, because:
+ * This holds without a snapshot, because:
  *
  * 1. An AFTER row trigger of the state table (ENABLE ALWAYS) sets a row's bits at
  *	  the end of the command that stored it, hence before anybody else can see it.
@@ -25,15 +25,16 @@
  *	  counts as another version: the cache (cache.c) must not outlive it.
  * 4. On a standby no trigger fires, so only the table is trusted there.
  *
- * To look at invalidations for each row costs more than the filter itself.  So a
- * transaction that asks whether events may be stored takes a lock on the state
- * table that conflicts with whatever disables, enables, replaces or renames the
- * trigger and with TRUNCATE and DROP, but not with writers.  While it holds that
- * lock, others can do none of this, and what they did before it knows: taking a
- * lock accepts the invalidations, which are sent before the lock is released.
- * It is PostgreSQL's own rule that whoever holds a lock need not look again.  So
- * within the transaction it is enough for filter and cache to compare two
- * numbers, its own and its command's.  They are void as soon as
+ * Looking at invalidations for each row costs more than the filter itself.
+ * So a transaction that asks whether events may be stored takes a lock on the
+ * state table that conflicts with whatever disables, enables, replaces or
+ * renames the trigger and with TRUNCATE and DROP, but not with writers.
+ * While it holds that lock, others can do none of this.  It knows what they
+ * did before: invalidations are sent before the lock is released, and taking
+ * a lock accepts them.  This is PostgreSQL's own rule: a backend that holds a
+ * lock on a relation need not look again.  So within the transaction it is
+ * enough for filter and cache to compare two numbers, its own and its
+ * command's.  They are void as soon as
  *
  * - this session alters the trigger, truncates or drops the table, or undoes
  *	 that by ROLLBACK TO: the invalidation is local, and processed at the end of
@@ -43,21 +44,22 @@
  *	 trigger has not fired for (see 1.);
  * - the transaction ends, or is prepared: the number is another one.
  *
- * A prepared transaction that has disabled the trigger keeps its lock, and so
- * does anybody who waits to alter the table.  To wait for them would make ingest
- * wait, so the lock is taken only if that is possible at once.  Else the
- * transaction looks at invalidations for each row, as is_opted_out() does, which
- * takes no lock at all.  On a standby the lock can be had, but coverage is never
- * full there.  A schema that is renamed is noticed as each transaction takes the
- * lock, for the table is looked up by name.
+ * Ingest must not wait for a prepared transaction that has disabled the
+ * trigger, nor for a session that itself waits to alter the table.  So the
+ * lock is taken only if that is possible at once.  Otherwise the transaction
+ * looks at invalidations for each row, as is_opted_out() does, which takes no
+ * lock at all.  On a standby the lock can be had, but coverage is never full
+ * there.  A renamed schema is noticed when a transaction takes the lock,
+ * because it looks up the table by name.
  *
- * The keys are added page by page, from every tuple of the page, visible or not,
- * so that those of prepared transactions count.  Shared memory says how far that
- * has come.  Any session that asks goes on with it, for a few milliseconds at a
- * time and no more than half of its time; a lock that it takes only if nobody
- * holds it keeps the others from doing the same.  All are answered by memo and
- * table meanwhile.  What is done is noted after each page, so whoever is
- * cancelled, fails or is terminated loses one page at most.
+ * The keys are added page by page, from every tuple of the page, visible or
+ * not, so that those of prepared transactions count.  Shared memory says how
+ * far that has come.  Any session that asks goes on with it, for a few
+ * milliseconds at a time and no more than half of its time.  It takes a lock
+ * for that, if nobody else holds it, so that only one session does so at a
+ * time.  Memo and table answer meanwhile.  Progress is recorded after each
+ * page, so a session that is cancelled, fails or is terminated loses one page
+ * at most.
  *
  * Between two pages no lock is held.  That is sound, whatever happens there:
  *
@@ -69,11 +71,12 @@
  *	 moves a row from where we have not been to where we have been stores it, too.
  * - VACUUM removes rows that nobody can see, and moves none.  Blocks that it
  *	 truncates are missing at the end; if they come back, they hold new rows.
- * - VACUUM FULL, CLUSTER, TRUNCATE and other commands that rewrite the table give
- *	 it another file, and with the trigger disabled and enabled again there is
- *	 another row of pg_trigger.  Either is another version: whoever notices first
- *	 begins again.  Whoever is still at the old version cannot note its page as
- *	 done, for both version and block are compared.
+ * - VACUUM FULL, CLUSTER, TRUNCATE and other commands that rewrite the table
+ *	 give it another file, and with the trigger disabled and enabled again
+ *	 there is another row of pg_trigger.  Either is another version: whoever
+ *	 notices first begins again.  A session that is still at the old version
+ *	 cannot record its page as done, because both version and block are
+ *	 compared.
  * - A version that the transaction has made itself may be rolled back, so it is
  *	 not added before it is committed, or two sessions could keep each other from
  *	 getting on.  That transaction holds the lock that made it.
@@ -192,8 +195,8 @@ void
 coverage_define_settings(void)
 {
 	DefineCustomBoolVariable("optout.filter",
-							 "Answers from shared filter and memo where they can.",
-							 "Off makes every answer come from the table.",
+							 "Lets the shared filter, the shared cache and the memo answer where they can.",
+							 "If it is off, every answer comes from the table.",
 							 &filter_enabled,
 							 true,
 							 PGC_SUSET,
@@ -553,7 +556,7 @@ coverage_add_block(Relation rel, BlockNumber block, BufferAccessStrategy strateg
 	int			nout = 0;
 	int			nfilled = 0;
 
-	/* a copy, for a value may have to be decompressed */
+	/* a copy, because a value may have to be decompressed */
 	buffer = ReadBufferExtended(rel, MAIN_FORKNUM, block, RBM_NORMAL, strategy);
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
 	last = PageIsNew(BufferGetPage(buffer)) ? 0 : PageGetMaxOffsetNumber(BufferGetPage(buffer));
@@ -863,10 +866,10 @@ coverage_loading(SharedDatabase *load)
  * Have every backend empty its memo once the change is committed, and this one
  * with the end of the command and when it is undone.
  *
- * To tell of the state table itself would do, but make all of them read its
- * definition anew.  So tell of a relation of which nobody has read any.  They
- * know it from where they read the trigger's version, which they do again when
- * the relation is made, for the table is altered along with that.
+ * An invalidation of the state table itself would work, but would make all of
+ * them read its definition anew.  So we invalidate a relation that nobody has read.
+ * They learn of it where they read the trigger's version, which they do again when
+ * the relation is created, because the table is altered along with that.
  */
 static void
 coverage_tell_of_change(Relation rel)

@@ -2,9 +2,9 @@
  * directory.c
  *		The directory of users, optout.product_user.
  *
- * A user's row is also what the administration functions lock so that only one
- * of them acts on the user at a time; see periods.c.  A site may write to the
- * table on its own: that takes the same row locks.
+ * The administration functions lock a user's row, so that only one of them
+ * acts on the user at a time; see periods.c.  A site may write to the table
+ * directly: that takes the same row locks.
  */
 #include "postgres.h"
 

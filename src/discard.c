@@ -1,17 +1,19 @@
 /*
  * discard.c
- *		The trigger's function that discards events of opted-out users.
+ *		The guard's trigger function, which discards events of opted-out
+ *		users.
  *
  * An UPDATE that moves a row to another partition fires the INSERT trigger
  * there, which cannot tell it from an event that arrives.  So a stored event of
  * a user who is opted out by now is discarded when it is moved.
  *
- * COPY FROM writes many rows at a time only into tables without any BEFORE ROW
- * trigger, even a disabled one, and only its WHERE could drop rows there
- * instead.  To add the filter to the WHERE behind the writer's back and hide the
- * trigger from COPY was tried: it means altering the relation cache, needs
- * SELECT on the columns, which writers may lack, and does nothing for
- * partitions.  So a guard costs COPY up to half of its speed.
+ * COPY FROM writes many rows at a time only into tables without any BEFORE
+ * ROW trigger, even a disabled one, and only its WHERE could drop rows there
+ * instead.  We tried to add the filter to the WHERE without the writer's
+ * knowledge, and to hide the trigger from COPY: it means altering the
+ * relation cache, needs SELECT on the columns, which writers may lack, and
+ * does nothing for partitions.  So a guard costs COPY up to half of its
+ * speed.
  */
 #include "postgres.h"
 

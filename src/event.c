@@ -1,10 +1,10 @@
 /*
  * event.c
- *		Where a table's rows say whose event they are, of which organization, and
- *		when it occurred.
+ *		Which columns and paths hold the ids, the organization and the time of
+ *		a table's events.
  *
- * The arguments of a guard's trigger say so.  Each is the name of a role for the
- * next column of the trigger's UPDATE OF list, or a role and a value:
+ * The arguments of a guard's trigger say this.  Each is a role, for the next
+ * column of the trigger's UPDATE OF list, or a role with a value:
  *
  *		'user_id', 'user_id=$.device.id', 'payload', 'time_zone=UTC'
  *
@@ -13,12 +13,13 @@
  * day; it keeps a column of the list from being dropped or given another type.
  * Guards of one id column have had the first form since 1.0.
  *
- * A guard that a rule has made (rules.c) must not keep anybody from that, so it has
- * no list, and its arguments name its columns:
+ * A guard that a rule has made (rules.c) must not keep anybody from altering
+ * columns.  So it has no list, and its arguments name its columns:
  *
  *		'user_id=anonymous_id', 'payload=data'
  *
- * What begins with $ is a path there as well, which a payload cannot be at.
+ * A value that begins with $ is a path here as well.  The payload itself
+ * cannot be at a path.
  */
 #include "postgres.h"
 

@@ -8,14 +8,15 @@
  * four bits in each of two of a block's eight words.  Bits are only ever set, so
  * look-ups take no lock; whoever sets some holds one.
  *
- * A look-up costs a cache miss, and that costs the less the smaller the filter
- * is.  So there are filters of several sizes ("levels"), each half of the next.
- * Look-ups use one of them, the current level.  Users are added to it and to the
- * largest, which thus holds all of them.  When the current level has as many as
- * are good for it, the next one is made from the largest and becomes the current
- * one.  A block of it stands for two, four, ... consecutive blocks of the largest,
- * so it has all bits that these have.  To make one takes a pass over the largest,
- * some milliseconds for 16 MB, and happens six times at most.
+ * A look-up costs a cache miss, which is cheaper the smaller the filter is.
+ * So there are filters of several sizes ("levels"), each half of the next.
+ * Look-ups use one of them, the current level.  Users are added to it and to
+ * the largest, which thus holds all of them.  When the current level holds as
+ * many users as it is good for, the next one is made from the largest and
+ * becomes the current one.  A block of it stands for two, four, ...
+ * consecutive blocks of the largest, so it has all bits that these have.
+ * Making one takes a pass over the largest, some milliseconds for 16 MB; it
+ * happens six times at most.
  *
  * A backend that still reads the smaller level is safe: it loaded the level's
  * number before any user was added to the larger levels only.  The bits of a new
@@ -35,8 +36,8 @@
  * What is rolled back leaves a false positive, which costs a look-up in the
  * table.  The filter never shrinks; an overfull one costs more such look-ups.
  *
- * Why a miss proves that there is no committed row is told in coverage.c, where
- * the memory comes from in shared.c.
+ * coverage.c explains why a miss proves that there is no committed row,
+ * shared.c where the memory comes from.
  */
 #include "postgres.h"
 

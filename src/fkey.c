@@ -3,13 +3,13 @@
  *		Whether a foreign key's action changes a row.
  *
  * When a referenced row is updated or deleted, the foreign key's action may
- * update the rows that refer to it.  To discard such an update would leave rows
- * that violate the key.  The server marks the action's query by a flag of the
- * security context, InNoForceRLSOperation(), but whatever runs beneath the
- * query inherits the flag: triggers of users, functions in their constraints
- * and defaults, rules.  Nothing that a trigger can see of the executor tells
- * the query itself from what runs beneath it.  So we compare values.  A change
- * passes if there is a foreign key such that
+ * update the rows that refer to it.  Discarding such an update would leave
+ * rows that violate the key.  The server marks the action's query by a flag
+ * of the security context, InNoForceRLSOperation(), but whatever runs beneath
+ * the query inherits the flag: triggers of users, functions in their
+ * constraints and defaults, rules.  Nothing that a trigger can see of the
+ * executor tells the query itself from what runs beneath it.  So we compare
+ * values.  A change passes if there is a foreign key such that
  *
  * 1. all guarded columns that change are columns of the key;
  * 2. this transaction has removed the referenced row of the old values, by
@@ -22,22 +22,24 @@
  *	  and SET DEFAULT null or the column's default.
  *
  * Where a trigger beneath the action makes a change that satisfies all three,
- * the action makes the same change to the same row, before or after it: actions
- * cannot be deferred.  So nothing passes that would not happen anyway, but for
- * one case: while the key's check is deferred, somebody may insert a row with the
- * old key after the action has run.  The change gives it what the action gave to
- * the others, without which the check would fail.
- * The reverse holds as well: the action's own change satisfies them, since the
- * referenced row's versions cannot be removed while our transaction goes on.
- * There are two exceptions, and discarding is safe for both.  Where a row has the
- * old key again, the row that stays refers to that one.  Where a default is
- * volatile, we cannot know its value; SET DEFAULT itself then finds the row that
- * has stayed, and reports the violation.  (A BEFORE trigger that alters what the
- * action writes makes another change, which is discarded.  The row then violates
- * the key, as it does wherever a trigger skips an action's change.)
+ * the action makes the same change to the same row, before or after it:
+ * actions cannot be deferred.  So nothing passes that would not happen
+ * anyway, with one exception: while the key's check is deferred, somebody may
+ * insert a row with the old key after the action has run.  The change gives
+ * it what the action gave to the others, without which the check would fail.
+ * The reverse holds as well: the action's own change satisfies them, since
+ * the referenced row's versions cannot be removed while our transaction goes
+ * on.  There are two exceptions, and discarding is safe for both.  Where a
+ * row has the old key again, the row that stays refers to that one.  Where a
+ * default is volatile, we cannot know its value; SET DEFAULT itself then
+ * finds the row that has stayed, and reports the violation.  (A BEFORE
+ * trigger that alters what the action writes makes another change, which is
+ * discarded.  The row then violates the key, as it does wherever a trigger
+ * skips an action's change.)
  *
- * A referenced table of another access method than heap shows no versions.  Any
- * change of its keys beneath the flag passes, for we must not violate the key.
+ * A referenced table of another access method than heap shows no versions.
+ * So every change of such keys beneath the flag passes, because we must not
+ * violate the key.
  */
 #include "postgres.h"
 
@@ -330,7 +332,7 @@ fkey_open(Oid indexid, Relation *index)
 static SysScanDesc
 fkey_beginscan(Relation rel, Relation index, int nkeys, const ScanKeyData *keys)
 {
-	/* a copy, for it may write into the keys; by the table's columns */
+	/* a copy, because it may write into the keys; by the table's columns */
 	ScanKeyData copy[INDEX_MAX_KEYS];
 
 	for (int i = 0; i < nkeys; i++)

@@ -1,7 +1,8 @@
 /*
  * guard.c
- *		The guard of an event table: optout.guard(), optout.unguard(), and what
- *		others ask about guards.  discard.c has the trigger's function.
+ *		The guard of an event table: optout.guard(), optout.unguard(), and
+ *		what other files need to know of guards. discard.c has the trigger
+ *		function.
  *
  * The trigger is
  *
@@ -19,9 +20,9 @@
  * A rule for tables to come (rules.c) makes guards as well, by other names and
  * without the list: see guard_create_by_rule().  guard() replaces one of those.
  *
- * Whatever fires the function of the guard is a guard, under whichever name:
- * the view optout.guarded, unguard() and repair() go by the function.  One that
- * somebody else has made may not see all events: see guard_gap().
+ * Every trigger that calls this function is a guard, whatever its name: the
+ * view optout.guarded, unguard() and repair() look for the function.  One that
+ * somebody else has made may miss events: see guard_gap().
  */
 #include "postgres.h"
 
@@ -115,7 +116,7 @@ guard_open_own_table(FunctionCallInfo fcinfo)
 	/* before locking, which a standby refuses with an error of its own */
 	tables_prevent_if_read_only(fcinfo);
 
-	/* before waiting for the lock, lest others wait for us */
+	/* before waiting for the lock, so that others need not wait for us */
 	if (get_rel_name(relid) != NULL &&
 		!object_ownercheck(RelationRelationId, relid, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(relid));
@@ -604,11 +605,11 @@ guard_note_organizations(const GuardRequest *request, const char *what, const ch
 	if (request->organization == NULL && request->fixed_organization == NULL &&
 		guard_other_organizations())
 		ereport(NOTICE,
-				(errmsg("%s \"%s\" goes by the setting optout.organization of whoever writes",
+				(errmsg("%s \"%s\" uses the setting optout.organization of the session that writes",
 						what, name),
-				 errdetail("It names \"%s\" here, and the directory holds other organizations.",
+				 errdetail("It is \"%s\" in this session, but the directory holds other organizations.",
 						   ident_for_message(organization_setting_text)),
-				 errhint("If the events are of several organizations, name the column that says which. If all are one's, pass it as fixed_organization.")));
+				 errhint("If the events are of several organizations, name the column that holds the organization. If all are of one organization, pass it as fixed_organization.")));
 }
 
 /*
@@ -766,14 +767,14 @@ guard_check_request(const GuardRequest *request)
 		if (request->organization != NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("organization and fixed_organization exclude each other"),
-					 errdetail("The former says where each event names its organization, the latter that all are of one.")));
+					 errmsg("organization and fixed_organization cannot be used together"),
+					 errdetail("The former names the column or path that holds the organization, the latter the organization of all events.")));
 	}
 	if (request->time_zone != NULL && moment_time_zone(request->time_zone) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("time zone \"%s\" not recognized", request->time_zone),
-				 errhint("Names are those of the view pg_timezone_names.")));
+				 errhint("See the view pg_timezone_names.")));
 }
 
 /*
@@ -841,7 +842,7 @@ guard_check_path(const GuardRequest *request, EventRole role, const char *path)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("path \"%s\" to the event's %s needs a time zone", path, event_role_names[role]),
-				 errhint("Pass the time zone of times that do not name theirs as time_zone.")));
+				 errhint("Pass the time zone of times that do not name one as time_zone.")));
 	/* the view optout.guarded shows these two as names */
 	if (role != EVENT_USER_ID && strlen(path) >= NAMEDATALEN)
 		ereport(ERROR,

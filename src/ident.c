@@ -2,11 +2,11 @@
  * ident.c
  *		Organizations and user ids as the SQL functions receive them.
  *
- * Both are compared byte for byte.  An organization is always optional: NULL
- * means the setting optout.organization.  What can be no organization's name
- * is an error wherever it appears, in the filter too; what can be no user's id
- * is an error where a user is administered, while the filter just finds that
- * nobody of that id is opted out.
+ * Both are compared byte for byte.  An organization is always optional:  NULL
+ * means the setting optout.organization.  A value that cannot be the name of
+ * an organization is an error wherever it appears, in the filter too.  A
+ * value that cannot be a user id is an error in administration; the filter
+ * just finds that nobody with that id is opted out.
  */
 #include "postgres.h"
 
@@ -71,8 +71,8 @@ void
 ident_define_settings(void)
 {
 	DefineCustomStringVariable("optout.organization",
-							   "Sets the organization that is meant where none is given.",
-							   "Where all users are of one organization, it never needs to be named.",
+							   "Sets the organization that is used where none is given.",
+							   "If all users belong to one organization, it never needs to be named.",
 							   &organization_setting,
 							   "default",
 							   PGC_USERSET,
@@ -93,7 +93,7 @@ ident_define_settings(void)
 }
 
 /*
- * Check hook: refuse what can be no organization's name, and prepare the text
+ * Check hook: refuse what cannot be the name of an organization, and prepare the text
  * value so that the filter need not make one for each event.
  */
 static bool
@@ -105,12 +105,12 @@ ident_check_organization(char **newval, void **extra,
 
 	if (len == 0 || strcmp(*newval, EVERY_ORGANIZATION) == 0)
 	{
-		GUC_check_errdetail("This is no organization's name.");
+		GUC_check_errdetail("This cannot be the name of an organization.");
 		return false;
 	}
 	if (len > IDENT_MAX_LEN)
 	{
-		GUC_check_errdetail("An organization's name has at most %d bytes.",
+		GUC_check_errdetail("The name of an organization has at most %d bytes.",
 							IDENT_MAX_LEN);
 		return false;
 	}
@@ -204,7 +204,7 @@ organization_is_valid(text *organization)
 }
 
 /*
- * Refuse what is no organization's name.
+ * Refuse what cannot be the name of an organization.
  */
 text *
 organization_check(text *organization)

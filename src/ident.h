@@ -11,7 +11,7 @@
 /* what an organization or a user id may measure, in bytes; so do the tables */
 #define IDENT_MAX_LEN 1024
 
-/* stands for every organization in an authority, and is no organization's name */
+/* means every organization in an authority; no organization has this name */
 #define EVERY_ORGANIZATION "*"
 
 /* from this number on, users' rows are looked for all at once, and progress is
@@ -44,7 +44,7 @@ extern ArrayType *user_ids_to_array(const UserIds *users);
 
 /*
  * The organization meant by an argument: NULL stands for the setting.
- * Error 22023 for what is no organization's name.
+ * Error 22023 for what cannot be the name of an organization.
  */
 static inline text *
 organization_resolve(text *organization)

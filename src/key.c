@@ -2,14 +2,14 @@
  * key.c
  *		Keys of users: what filter, cache and memo know them by.
  *
- * They are hashes, so that shared memory names nobody, and begin with a random
- * secret, so that nobody can choose ids that collide.  The server's backends
- * share one (shared.c); where they share nothing, each has its own for its memo.
- * The two halves of a key are two hashes of the id, by different seeds, since the
- * first is all that most look-ups need.
+ * They are hashes, so that shared memory names nobody.  They depend on a
+ * random secret, so that nobody can choose ids that collide.  The server's
+ * backends share one secret (shared.c); without shared memory, each has its
+ * own for its memo.  The two halves of a key are two hashes of the id, by
+ * different seeds, since the first is all that most look-ups need.
  *
- * A seed stands for secret, database and organization.  There are few of these,
- * so the last one is kept.
+ * A seed is made from the secret, the database and the organization.  There
+ * are few of these, so the last seed is kept.
  */
 #include "postgres.h"
 

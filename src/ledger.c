@@ -7,25 +7,27 @@
  * prepared, the counts are added to the table, as part of it: they are there if
  * and only if it commits.
  *
- * Nobody waits for anybody.  Each backend adds to rows of its own: their
- * numbers ("slots") are in a range that no other running backend has.  Where
- * somebody has such a row locked nevertheless, the backend starts another one.
- * A transaction that is prepared would keep the row locked, so its counts go
- * into a row whose slot is the transaction's id, as a negative number.
- * These numbers are the lower half of a slot.  The upper half says which server
- * and database it is, so that a server can hold the rows of others beside its own.
+ * Transactions never wait for each other here.  Each backend adds to rows of
+ * its own: their numbers ("slots") are in a range that no other running
+ * backend has.  If such a row is locked nevertheless, the backend starts
+ * another one.  A transaction that is prepared would keep the row locked, so
+ * its counts go into a row whose slot is the transaction's id, as a negative
+ * number.  These numbers are the lower half of a slot.  The upper half says
+ * which server and database it is, so that a server can hold the rows of
+ * others beside its own.
  *
- * It must not cost much, for it comes on top of every transaction that
- * discards.  So the backend remembers where its rows are, and adds to a row only
- * if the page has room for another version of it.  Usually the older versions
- * are pruned to make room.  While an old snapshot prevents that, the backend
- * starts another row whenever a page is full.  So nobody ever has to walk
- * through more dead versions than fit into a page.
+ * This has to be cheap, because every transaction that discards pays for it.
+ * So the backend remembers where its rows are, and adds to a row only if the
+ * page has room for another version of it.  Usually the older versions are
+ * pruned to make room.  While an old snapshot prevents that, the backend
+ * starts another row whenever a page is full.  So no query has to step over
+ * more dead versions of a row than fit into a page.
  *
- * What is remembered is only a place to look at.  Whatever has happened to the
- * table meanwhile, we can add to any row that we find there if it is of that
- * organization and hour, is the latest version, and nobody has it locked.  Nobody
- * can truncate the table after that look, for we hold a lock on it.
+ * The remembered place is only a hint.  Whatever has happened to the table
+ * meanwhile, we can add to any row that we find there if it is of that
+ * organization and hour, is the latest version, and nobody has it locked.
+ * Nobody can truncate the table after that check, because we hold a lock on
+ * it.
  *
  * The rows are written below the executor, like those of a system catalog:
  * there are no triggers, generated columns or indexes on expressions on this
@@ -228,8 +230,8 @@ ledger_check_level(const Level *level)
 	if (level->broken)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("discarded events could not be counted"),
-				 errdetail("There was no memory to count those of a subtransaction."),
+				 errmsg("could not count discarded events"),
+				 errdetail("There was not enough memory to count those of a subtransaction."),
 				 errhint("Roll back the transaction.")));
 }
 

@@ -9,31 +9,34 @@
  *
  * That no alias ever has other periods than its user rests on four rules:
  *
- * 1. Whoever writes a user's periods, or links or unlinks an alias of the user,
- *	  first locks the user as periods.c says: the row of the directory, then the
- *	  open period.  (The directory's row alone would not do: opt_in() of a user
- *	  who has left the directory has only the period to meet link() at.)  link(),
- *	  unlink() and forget() lock all periods, one user after the other, so that
- *	  nobody deletes one that is about to be copied.
- * 2. Then it locks the rows of the user's aliases, in order of their ids, before
- *	  it takes the snapshot to read aliases by.  For a user can have aliases and
- *	  nothing that rule 1 could lock; somebody may enroll and opt out that user
- *	  while unlink() is on its way.  Now one of the two waits for the other, and
- *	  then opt_out() finds the alias gone, or unlink() the user opted out.
- * 3. An id is not a user and an alias at once.  link() writes the alias's row,
- *	  and then looks for a user of that id in the directory; the directory's
- *	  trigger does the same the other way around.  Both look with a dirty snapshot
- *	  and wait for whoever has written what they find.  Of two at once, at least
- *	  one sees the other; if both do, one fails with a deadlock.  After that look
- *	  nobody can open a period of the id's own, and those there are can be
- *	  seen.  That two users never have the same alias is up to the primary key.
+ * 1. Whoever writes a user's periods, or links or unlinks an alias of the
+ *	  user, first locks the user as periods.c says: the row of the directory,
+ *	  then the open period.  (The directory's row alone is not enough: for a
+ *	  user who has left the directory, the period is the only row that
+ *	  opt_in() and link() both lock.)  link(), unlink() and forget() lock all
+ *	  periods, one user after the other, so that nobody deletes one that is
+ *	  about to be copied.
+ * 2. Then it locks the rows of the user's aliases, in order of their ids,
+ *	  before it takes the snapshot to read aliases by.  This is because a user
+ *	  can have aliases, but no row that rule 1 could lock: another session may
+ *	  enroll and opt out that user while unlink() is running.  With these
+ *	  locks one of the two waits for the other, and then opt_out() finds the
+ *	  alias gone, or unlink() finds the user opted out.
+ * 3. An id is not a user and an alias at once.  link() writes the alias's
+ *	  row, and then looks for a user of that id in the directory; the
+ *	  directory's trigger does the same the other way around.  Both look with
+ *	  a dirty snapshot and wait for whoever has written what they find.  Of
+ *	  two at once, at least one sees the other; if both do, one fails with a
+ *	  deadlock.  After that check, nobody can open a period of the id's own,
+ *	  and those that exist are visible.  The primary key keeps two users from
+ *	  having the same alias.
  * 4. A row of the state table may be deleted by hand, as for retention, and the
  *	  snapshot of that DELETE does not show a copy that link() made while the
  *	  DELETE waited for the row.  So a trigger of the state table deletes the
  *	  copies that are there when the row is gone.
  *
- * Where a user has been entered by other means under the id of an alias, the id's
- * own open period is left alone, and verify() counts the id.
+ * If a user has been entered by other means under the id of an alias, the
+ * id's own open period is left alone, and verify() counts the id.
  */
 #include "postgres.h"
 
@@ -111,7 +114,7 @@ void
 links_define_settings(void)
 {
 	DefineCustomBoolVariable("optout.subscribers_updated",
-							 "Subscribers to optout.opt_out_period have the columns of optout 1.2.",
+							 "States that subscribers to optout.opt_out_period have the columns of optout 1.2.",
 							 "Lets ALTER EXTENSION optout UPDATE add these columns while a publication sends all columns.",
 							 &subscribers_updated,
 							 false,

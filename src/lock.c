@@ -2,20 +2,21 @@
  * lock.c
  *		Locks on users' rows: those of the directory, and their periods.
  *
- * Writers lock the rows they rely on before they take the snapshot to decide
- * by (lock_users(), then tables_execute()).  A row so locked cannot change
- * until they commit, and the snapshot, being younger than the lock, shows its
- * latest version.  That is why there is no serialization failure even in a
- * REPEATABLE READ transaction, where the executor's own FOR UPDATE would raise
- * one for any row changed since the transaction began.
+ * Writers lock the rows that they rely on before they take the snapshot by
+ * which they decide (lock_users(), then tables_execute()).  A row so locked
+ * cannot change until they commit, and the snapshot, being younger than the
+ * lock, shows its latest version.  That is why there is no serialization
+ * failure even in a REPEATABLE READ transaction, where the executor's own FOR
+ * UPDATE would raise one for any row changed since the transaction began.
  *
  * Everybody locks rows in the order of their users' ids, so nobody waits for
  * somebody who waits for them.
  *
- * Whoever waits for a row holds no more than AccessShareLock on its table, unless
- * the transaction has done more before.  For purge() (purge.c) lets others wait for
- * rows of the state table while it waits itself for all who hold more on it, as
- * those do who have asked the filter (settle.c).
+ * A backend that waits for a row holds no more than AccessShareLock on its
+ * table, unless its transaction has done more before.  Otherwise it could
+ * deadlock with purge() (purge.c), which makes others wait for rows of the
+ * state table while it waits for all transactions that hold a stronger lock
+ * on it, such as those that have asked the filter (settle.c).
  */
 #include "postgres.h"
 

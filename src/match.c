@@ -2,21 +2,23 @@
  * match.c
  *		Which stored rows are somebody's events, as a condition in SQL.
  *
- * The condition holds for those rows that a guard would discard if they arrived
+ * The condition holds for the rows that a guard would discard if they arrived
  * now, while these users are opted out: it reads the same columns and paths
- * (event.c), and compares ids byte for byte.  When the event occurred does not
- * matter, for who is opted out now is so for events of any time.
+ * (event.c), and compares ids byte for byte.  The time of the event does not
+ * matter: a user who is opted out now is so for events of any time.
  *
- * A column is compared in its own type, so that an index on it serves.  Its text
- * form has to be the id, so of each id there is one value at most: '7' is one of
- * type bigint, '007' is none, and no such column can hold the latter.
+ * A column is compared in its own type, so that an index on it can be used.
+ * The text form of a value has to be the id, so each id has one value at
+ * most: '7' is that of a bigint, '007' is not, and no bigint column can hold
+ * the latter.
  *
- * A document of type jsonb is read with operators, on whose results there may be
- * indexes; the guard reads what #>> gives.  For one of type json they can fail
- * (payload.c), so there it takes a function of ours.
+ * A document of type jsonb is read with operators, on whose results there may
+ * be indexes; the guard reads what #>> gives.  For type json these operators
+ * can fail (payload.c), so we use a function of our own.
  *
- * The event has the alias "e", names other than those of the table's columns are
- * qualified or those of pg_catalog, and $1 and so on are the parameters of Match.
+ * In the condition, the event has the alias "e".  Names other than the
+ * table's columns are qualified, or are in pg_catalog. $1 and so on are the
+ * parameters of Match.
  */
 #include "postgres.h"
 

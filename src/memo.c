@@ -3,20 +3,21 @@
  *		The backend's cache of verified keys: users who are or were opted out, or
  *		whom the shared filter only seems to hold, with their periods.
  *
- * It is for those users who appear again and again.  Entries come from the
- * state table, one look-up at a time.  When these look-ups have cost more than
+ * It is for users who appear again and again.  Entries come from the state
+ * table, one look-up at a time.  When these look-ups have cost more than
  * reading the whole table would, the whole table is read, if it fits into the
  * memory that a hash join would get; from then on a user without an entry has
- * no periods.  Each time that this is cancelled or fails, the next attempt has to
- * wait for twice as many look-ups: a statement_timeout that is too short for it
- * would otherwise end every statement that asks for that many users.
+ * no periods.  Each time that this is cancelled or fails, the next attempt
+ * has to wait for twice as many look-ups: a statement_timeout that is too
+ * short for it would otherwise end every statement that asks for that many
+ * users.
  *
  * Whoever writes to the state table sends a relcache invalidation, which
  * arrives when the change is committed, or in the session itself with the end
  * of the command and when it is undone.  The invalidation empties the memo
- * (coverage.c registers the callback).  coverage_now() accepts what is pending
- * before each look-up.  An answer is kept only if no invalidation has arrived
- * since, that is, before the snapshot was taken that it rests on.
+ * (coverage.c registers the callback).  coverage_now() accepts what is
+ * pending before each look-up.  An answer is kept only if no invalidation has
+ * arrived since before its snapshot was taken.
  */
 #include "postgres.h"
 

@@ -1,6 +1,6 @@
 /*
  * moment.c
- *		When an event occurred, where its row does not say it as timestamptz.
+ *		The time of an event, where its row does not hold a timestamptz.
  *
  * That is a timestamp without time zone, or a string in ISO 8601.  We read the
  * string ourselves: the type's own input takes keywords, goes by DateStyle, and

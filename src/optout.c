@@ -6,39 +6,42 @@
  * Where things are, from the bottom up; no file includes one that comes after it:
  *
  *	ident.c			organizations and user ids
- *	key.c			their hashes
+ *	key.c			keys of users: hashes of their ids
  *	shared.c		the memory that backends share
- *	filter.c		who may have been opted out	(step 1 of a look-up)
- *	cache.c			who has been looked up by anybody	(step 2)
- *	progress.c		how far a long command has come
- *	tables.c		how the tables are read and written
- *	lock.c			how users' rows are locked
- *	periods.c		who is and was opted out	(step 4)
- *	memo.c			who has been looked up by this session	(step 3)
+ *	filter.c		the shared filter	(step 1 of a look-up)
+ *	cache.c			the shared cache of verified users	(step 2)
+ *	progress.c		how far long commands have come
+ *	tables.c		access to the extension's tables
+ *	lock.c			locks on users' rows
+ *	periods.c		the state table: who is and was opted out	(step 4)
+ *	memo.c			the session's own memo of verified users	(step 3)
  *	ledger.c		how many events were discarded
  *	complete.c		whether this server can know who is opted out
- *	coverage.c		whether the steps before the table can be trusted
- *	settle.c		waiting for those who ingest
- *	replicas.c		what waiting for other servers takes
+ *	coverage.c		whether steps 1 and 2 can be trusted
+ *	settle.c		settle(): waiting for transactions that ingest
+ *	replicas.c		what settle_replicas() needs
  *	accepts.c		the filter functions, which take these steps
- *	fkey.c			what a foreign key's action changes
- *	payload.c		what a path leads to in a document
- *	moment.c		when a time without time zone was
- *	event.c			what the guard reads of a row
- *	guard.c			the triggers that have it read, as guard() makes them
- *	discard.c		what such a trigger does
- *	repair.c		making them fire again
- *	rules.c			which tables to come get one
- *	view.c			views for clients that want a row for each event
+ *	fkey.c			changes that a foreign key's action makes
+ *	payload.c		paths into json and jsonb documents
+ *	moment.c		times of events that are no timestamptz
+ *	event.c			which columns and paths a guard reads
+ *	guard.c			guard(), unguard(): the triggers
+ *	discard.c		their trigger function
+ *	repair.c		repair(): triggers that do not fire always
+ *	rules.c			rules for tables to come
+ *	view.c			guard_view()
  *	authority.c		who may do what
- *	directory.c		who there is
- *	links.c			other ids of theirs
- *	admin.c			what administrators call
- *	match.c			which stored rows are somebody's
- *	stored.c		what guarded tables hold
- *	purge.c			its deletion
- *	support.c		what the planner is told
- *	status.c		what the administrator is told
+ *	directory.c		the directory of users
+ *	links.c			aliases of users
+ *	admin.c			the administration functions
+ *	match.c			which stored rows are a user's, as a condition
+ *	stored.c		which tables have such rows: stored_events()
+ *	purge.c			purge()
+ *	support.c		planner support
+ *	status.c		status, progress, verify()
+ *
+ * A header has the name of its file.  compat.h holds the differences between
+ * server versions.
  *
  * sql/ holds the SQL side.
  */

@@ -3,8 +3,8 @@
  *		What a path leads to in a json or jsonb document.
  *
  * A path names keys only, as in $.user.id.  It leads to the value that the
- * operator #>> gives for these keys: of several members with the same key to the
- * last, and where a key is a number, to that element of an array.
+ * operator #>> gives for these keys: among several members with the same key,
+ * to the last; in an array, a key that is a number leads to that element.
  *
  * Nothing that a document contains is an error here.  That is why we read json
  * ourselves: the operator unescapes every string on its way, and fails on those

@@ -2,8 +2,8 @@
  * periods.c
  *		The state table, optout.opt_out_period: look up, open and close periods.
  *
- * That a user never has two open periods, and that periods never overlap,
- * rests on the order in which the administration functions act:
+ * A user never has two open periods, and a user's periods never overlap.
+ * This rests on the order in which the administration functions act:
  *
  *	1. lock the users' rows in the directory, in order of their ids;
  *	2. lock their open periods, in the same order;

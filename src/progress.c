@@ -3,17 +3,19 @@
  *		How far long commands have come, for optout.progress (status.c) and for the
  *		server's log.
  *
- * It is for those that administer many users at once.  A million take seconds, on
- * a slow disk or behind locks minutes, and whoever waits for them has to decide
- * whether to go on waiting.  A purge may take long for a single user.
+ * It is for commands on many users.  A million users take seconds, on a slow
+ * disk or behind locks minutes, and an administrator has to decide whether to
+ * go on waiting.  A purge may take long for a single user.
  *
- * It is kept where the server keeps the progress of its own commands, in the
- * session's entry of pg_stat_activity.  Others read it there without a lock, and
- * when a transaction or subtransaction is aborted, the server takes it away.  The
- * server's own views know their commands by number, and ours has another one.
+ * Progress is kept where the server keeps that of its own commands, in the
+ * session's entry of pg_stat_activity.  Others read it there without a lock,
+ * and when a transaction or subtransaction is aborted, the server clears it.
+ * The server's own views tell commands apart by number, and ours has a number
+ * of its own.
  *
- * A session shows one command at a time.  One that a trigger calls within another
- * is shown instead of it, but not instead of one of the server's own, such as COPY.
+ * A session shows one command at a time.  A command that a trigger calls
+ * within another is shown instead of that one, but not instead of one of the
+ * server's own, such as COPY.
  *
  * The adding of keys is no such command: sessions go on with it in turns, and
  * how far they have come is kept with the database (coverage.c).

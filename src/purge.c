@@ -20,11 +20,11 @@
  * 6. It deletes, in each table under a snapshot taken then, which shows all that was
  *	  let through before.
  *
- * We must not wait in step 4 for somebody who waits for us because of step 2.  So
- * whoever waits for a row of the state table does not have the lock on the table yet
- * by which step 4 knows those who have asked (lock.c).  A transaction that has it from
- * an earlier command, for it has ingested, say, can deadlock with us; one of the two
- * fails.
+ * In step 4 we must not wait for a session that waits for us because of step 2.
+ * So a session that waits for a row of the state table does not yet hold the lock
+ * on the table by which step 4 knows those who have asked (lock.c).  A transaction
+ * that holds it from an earlier command, because it has ingested, for example, can
+ * deadlock with us; one of the two fails.
  *
  * Each DELETE runs as the owner of its table (stored.c).  Deferred triggers would run
  * at the end of the transaction, as the caller.  The server refuses to queue them in
@@ -318,8 +318,8 @@ purge_check_users(text *organization, const UserIds *users, bool dry_run)
 				 errmsg("user \"%s\" of organization \"%s\" is not opted out",
 						ident_for_message(DatumGetTextPP(users->ids[i])),
 						ident_for_message(organization)),
-				 errdetail("Their events would go on to be stored."),
-				 errhint("Call optout.opt_out(), and commit, first.")));
+				 errdetail("Events of this user can still be stored."),
+				 errhint("Call optout.opt_out() and commit first.")));
 	}
 }
 
@@ -423,7 +423,7 @@ purge_tell_of_scans(const StoredTable *table, Match *sample)
 	}
 	if (names.len > 0)
 		ereport(NOTICE,
-				(errmsg("no index of table %s serves to find events by %s", table->name, names.data),
+				(errmsg("no index of table %s can be used to find events by %s", table->name, names.data),
 				 errdetail("All of the table is read."),
 				 errhint("%s", commands.data)));
 }

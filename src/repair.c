@@ -3,9 +3,9 @@
  *		optout.repair(), which lets guards and the extension's own triggers fire
  *		again where they do not.
  *
- * pg_restore --disable-triggers, for one, leaves them as triggers that do not fire
- * always, and so does ALTER TABLE ... ENABLE TRIGGER.  Only what is off is locked and
- * altered.
+ * After pg_restore --disable-triggers, for example, or ALTER TABLE ...
+ * ENABLE TRIGGER, they do not fire always.  Only triggers that are off are
+ * altered, and only their tables are locked.
  */
 #include "postgres.h"
 

@@ -27,7 +27,7 @@ void
 replicas_define_settings(void)
 {
 	DefineCustomStringVariable("optout.no_replicas",
-							   "Replication slots and standbys that receive no opt-outs.",
+							   "Names replication slots and standbys that receive no opt-outs.",
 							   "A list of names, separated by commas, which the view optout.replicas leaves out.",
 							   &no_replicas,
 							   "",

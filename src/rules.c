@@ -11,18 +11,21 @@
  *
  * That no table is missed between the two rests on locks:
  *
- * 1. Who creates a table, or moves one, locks the schema in pg_namespace until the
- *	  transaction ends, and so does guard_schema(), in a mode that conflicts.
- *	  So guard_schema() waits for those who were there before, and then sees their
- *	  tables.  Those who come later wait, and then their event trigger sees the rule.
- * 2. Who gives a table other columns, attaches or detaches it, has it locked against
- *	  everybody until the transaction ends.  guard_schema() opens each table of
- *	  the schema, whatever its columns, and keeps that lock.  So again one of the two
- *	  waits, and sees what the other has done.
- * 3. Who renames a schema locks it the same way; where the server does not, as in
- *	  some minor releases, the event trigger does.  So nobody creates a table under
- *	  the former name that it would not see.  And guard_schema() waits, or is waited
- *	  for, if it is called for the schema that had the new name before.
+ * 1. A transaction that creates a table, or moves one, locks the schema in
+ *	  pg_namespace until it ends, and so does guard_schema(), in a mode that
+ *	  conflicts.  So guard_schema() waits for transactions that came first,
+ *	  and then sees their tables.  Those that come later wait, and then their
+ *	  event trigger sees the rule.
+ * 2. A transaction that changes a table's columns, attaches or detaches it,
+ *	  has the table locked against everybody until it ends.  guard_schema()
+ *	  opens each table of the schema, whatever its columns, and keeps that
+ *	  lock.  So again one of the two waits, and then sees what the other has
+ *	  done.
+ * 3. A transaction that renames a schema locks it the same way; where the
+ *	  server does not do so, as in some minor releases, the event trigger
+ *	  does.  So nobody creates a table under the old name that the event
+ *	  trigger would not see.  And guard_schema() for the schema that had the
+ *	  new name before waits for that transaction, or makes it wait.
  *
  * Rules are read under the latest snapshot, whatever that of the transaction.
  *
@@ -31,16 +34,16 @@
  * the guard anew, also where there is no rule any more.  If it was not there, and a
  * column is gone, the guard raises an error rather than let all events pass.
  *
- * The event trigger must not fail commands of people who know nothing of it: what
- * cannot be guarded is a WARNING, and optout.unguarded shows it.  It says nothing
- * else.  There is one exception.  CREATE TABLE AS stores rows before there is a
- * guard; those of opted-out users are deleted afterwards.  Where that fails, as on
- * a server that does not know who is opted out, so does the command, as an INSERT
- * into a guarded table would.
+ * The event trigger must not fail commands of people who know nothing of it:
+ * what cannot be guarded is a WARNING, and optout.unguarded shows it.
+ * Otherwise it is silent.  There is one exception.  CREATE TABLE AS stores
+ * rows before there is a guard; those of opted-out users are deleted
+ * afterwards.  Where that fails, as on a server that does not know who is
+ * opted out, so does the command, as an INSERT into a guarded table would.
  *
- * Who may create a table need not be allowed to create a trigger by our function on
- * it, nor need the owner of the extension.  So triggers are created as the
- * bootstrap superuser.  No function of theirs is called by that.
+ * A role that may create a table need not be allowed to create a trigger on
+ * it with our function; neither need the owner of the extension.  So triggers
+ * are created as the bootstrap superuser.  That calls no function of theirs.
  */
 #include "postgres.h"
 
@@ -285,7 +288,7 @@ rules_check_schema(const char *schema, Oid nspid)
 		strcmp(schema, "information_schema") == 0 || strcmp(schema, "optout") == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("there can be no rule for schema \"%s\"", schema),
+				 errmsg("cannot create a rule for schema \"%s\"", schema),
 				 errdetail("It holds no tables of events.")));
 }
 
@@ -824,7 +827,7 @@ rules_apply(Oid relid, const RulesReason *reason)
 			{
 				guard_drop_by_rule(relid, false);
 				ereport(WARNING,
-						(errmsg("relation \"%s\" is not guarded any more", get_rel_name(relid)),
+						(errmsg("relation \"%s\" is no longer guarded", get_rel_name(relid)),
 						 errdetail("It has none of the columns that name the user of an event.")));
 			}
 		}
@@ -999,7 +1002,7 @@ rules_grant(Oid relid, const RulesReason *reason pg_attribute_unused())
 
 /*
  * CREATE TABLE AS has filled the table before it got its guard: delete what the guard
- * would have discarded.  No trigger or rule of anybody's is fired by that, for it is
+ * would have discarded.  No trigger or rule of anybody's is fired by that, because it is
  * done below the executor, nor is there any function of theirs to call; the owner's
  * rights are enough.
  */

@@ -2,21 +2,21 @@
  * settle.c
  *		optout.settle(): waits for the transactions that have asked the filter.
  *
- * A transaction that asks whether an event may be stored first locks the state
- * table, once, until it ends; a prepared one keeps the lock.  settle() waits
- * for whoever holds that lock by now, as CREATE INDEX CONCURRENTLY does, and
- * takes none itself, so nobody ever waits for it.  Who asks later sees all
- * opt-outs that were committed before the call.
+ * A transaction that asks whether an event may be stored first locks the
+ * state table, once, until it ends; a prepared one keeps the lock.  settle()
+ * waits for whoever holds that lock by now, as CREATE INDEX CONCURRENTLY
+ * does, and takes none itself, so nobody ever waits for it.  Transactions
+ * that ask later see all opt-outs that were committed before the call.
  *
- * So the opt-outs must have been committed, and the caller must not be one of
- * those who have asked: it cannot wait for itself.
+ * So the opt-outs must have been committed, and the caller must not have
+ * asked itself: it cannot wait for itself.
  *
- * The lock is the one that coverage_hold() takes, or where somebody alters the
- * table right now RowShareLock.  Neither conflicts with anything that
+ * The lock is the one that coverage_hold() takes, or where somebody alters
+ * the table right now RowShareLock.  Neither conflicts with anything that
  * administration or queries do, and both are eligible for fast-path locking.
- * Plain readers of the table (AccessShareLock) are not waited for.  Whoever
- * writes to it or vacuums it is, though they may not have asked: no lock mode
- * tells them apart.
+ * Plain readers of the table (AccessShareLock) are not waited for.
+ * Transactions that write to it or vacuum it are, though they may not have
+ * asked: no lock mode tells them apart.
  */
 #include "postgres.h"
 

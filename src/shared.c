@@ -7,17 +7,17 @@
  * demand, the first session that wants an answer makes it, in two parts: the
  * struct Shared (small), then the memory of filter and cache, "blocks" (large).
  *
- * A reader that cannot have it, for lack of memory say, must not fail: it goes
- * by the table, and tries again after a while.  A writer must not miss blocks
- * that others trust.  So it attaches to the first part, which it makes if need
- * be, and there learns whether there are blocks; if it cannot, it raises an error
- * and writes nothing.
- * If there are none yet, its row is in the table already, and whoever makes
- * them will find it there when the keys are added (see coverage.c).
+ * A reader that cannot get it, for example for lack of memory, must not fail:
+ * it uses the table, and tries again after a while.  A writer must not miss
+ * blocks that others trust.  So it attaches to the first part, which it makes
+ * if need be, and there learns whether there are blocks; if it cannot, it
+ * raises an error and writes nothing.  If there are none yet, its row is in
+ * the table already, and whoever makes them will find it there when the keys
+ * are added (see coverage.c).
  *
  * Nor must a writer miss blocks that backends with another release of this
  * library trust, which it could not write to: that is an error as well, until
- * the server is restarted.  Readers go by the table.
+ * the server is restarted.  Readers use the table.
  */
 #include "postgres.h"
 
@@ -76,7 +76,7 @@ shared_define_settings(void)
 {
 	DefineCustomIntVariable("optout.filter_memory",
 							"Sets the size of the shared filter.",
-							"2 bytes a key make less than 0.2 % false positives. 0 means no shared filter.",
+							"2 bytes for each key give less than 0.2 % false positives. 0 means no shared filter.",
 							&filter_memory,
 							16384,
 							0,

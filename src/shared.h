@@ -1,8 +1,7 @@
 /*
  * shared.h
  *		What the server's backends share.  See filter.c for the blocks, cache.c
- *		for buckets and writers, coverage.c for the databases, progress.c for the
- *		commands.
+ *		for buckets and writers, coverage.c for the databases.
  */
 #ifndef OPTOUT_SHARED_H
 #define OPTOUT_SHARED_H

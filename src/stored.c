@@ -3,11 +3,12 @@
  *		What guarded tables hold: which they are, how they are read, and
  *		optout.stored_events().
  *
- * A statement over a table can run code that its owner has chosen: triggers, rules,
- * functions in its indexes.  So what is to be done with more rights than that owner
- * has runs as the owner, in a security-restricted operation.  What the caller may do
- * themselves is checked before.  A statement is analyzed as the caller, who has USAGE
- * on the schemas that it names, which an owner need not have.
+ * A statement over a table can run code that its owner has chosen: triggers,
+ * rules, functions in its indexes.  So a statement that would run with more
+ * rights than that owner has runs as the owner, in a security-restricted
+ * operation.  Before that, we check what the caller may do.  A statement is
+ * analyzed as the caller, who has USAGE on the schemas that it names, which
+ * an owner need not have.
  */
 #include "postgres.h"
 

@@ -8,11 +8,11 @@
  * are a sample of the others.  Without statistics, the share of the directory's
  * users who have ever been opted out has to do.
  *
- * EXPLAIN shows the estimate, even of parts of a plan for which the executor never
- * checks EXECUTE, such as sub-plans that are pruned when it starts.  So the planner
- * checks what the executor would: whether the current user, who in a view is its
- * reader, may execute the function.  Who may not gets the estimate of a function
- * without planner support.
+ * EXPLAIN shows the estimate, even of parts of a plan for which the executor
+ * never checks EXECUTE, such as sub-plans that are pruned when it starts.  So
+ * the planner checks what the executor would: whether the current user, who
+ * in a view is its reader, may execute the function.  A role that may not
+ * gets the estimate of a function without planner support.
  */
 #include "postgres.h"
 

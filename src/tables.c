@@ -2,7 +2,7 @@
  * tables.c
  *		Access to the extension's tables under the latest snapshot.
  *
- * Who is opted out is what has been committed by now, not what had been when
+ * A user is opted out if that has been committed by now, whatever was so when
  * the statement or the transaction began.  So every look-up here takes a
  * snapshot of its own, at any isolation level; it sees the changes that the
  * transaction's earlier commands made, and no others that are not committed.

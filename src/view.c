@@ -3,17 +3,19 @@
  *		Views through which every event counts as inserted: optout.guard_view(),
  *		and the trigger that stores what is inserted into them.
  *
- * A client that maps the rows of RETURNING to what it has sent takes the next
- * user's key for a discarded event's.  Through the view it gets a row for each.
+ * A client that maps the rows of RETURNING by position to the rows that it
+ * has sent mistakes the next user's key for that of a discarded event.
+ * Through the view it gets a row for each event.
  *
- * The view has the table's defaults, so what the trigger receives is complete,
- * but for identity and generated columns.  It draws the former, as the server
- * itself would, without asking for privileges on the sequence.  The latter the
- * server computes, or we, for an event that has been discarded.
+ * The view has the table's defaults, so what the trigger receives is
+ * complete, but for identity and generated columns.  It draws identity
+ * values, as the server itself would, without asking for privileges on the
+ * sequence.  The server computes generated columns; for a discarded event, we
+ * do.
  *
  * Whoever writes needs the same privileges on the table as without the view:
- * the trigger stores as them.  The trigger knows its table by the view's own
- * query, which the server keeps by number, and so follows renames.
+ * the trigger stores as the writer.  It finds its table by the view's own
+ * query, in which the server keeps the table by OID, so it follows renames.
  */
 #include "postgres.h"
 

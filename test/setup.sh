@@ -313,6 +313,10 @@ count_suite() {
 			-e 's/.*Failed \([0-9]*\)\/[0-9]* subtests.*/\1/p' "$log" | awk '{ all += $1 } END { if (NR) print all }')
 		bad=${bad:-1}
 		[ ! -f "$dir/regression.diffs" ] || cat "$dir/regression.diffs"
+		# why a TAP test failed, its servers' logs may say
+		sed -n 's|^test/t/\(.*\)\.pl *(Wstat.*|\1|p' "$log" | while read -r name; do
+			tail -n 20 "$dir"/tmp_check/log/{regress_log_"$name","$name"_*.log} 2>/dev/null || true
+		done
 		say "What was printed is in $dir: results, output_iso, tmp_check."
 	elif [ -z "$all" ]; then
 		bad=1

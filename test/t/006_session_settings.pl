@@ -86,7 +86,7 @@ is( $node->safe_psql('postgres', q{
 		ALTER FUNCTION optout.accepts(text, text, timestamptz) RESET ALL}),
 	't|f', 'organization: SET of a function');
 
-# What is no organization's name is refused where the library is loaded, and
+# A value that cannot be the name of an organization is refused where the library is loaded, and
 # otherwise gives way to the default when it is.
 my %invalid = (q{''} => '', q{'*'} => '*', q{repeat('x', 1025)} => 'x' x 1025);
 for my $invalid (sort keys %invalid)
@@ -95,7 +95,7 @@ for my $invalid (sort keys %invalid)
 	my $message = qr/invalid value for parameter "optout.organization": "\Q$value\E"/;
 
 	like( errors_of($node, qq{LOAD 'optout'; SET optout.organization = '$value'}),
-		qr/ERROR:  22023: $message\nDETAIL:  (This is no organization's name|An organization's name has at most 1024 bytes)\./,
+		qr/ERROR:  22023: $message\nDETAIL:  (This cannot be the name of an organization|The name of an organization has at most 1024 bytes)\./,
 		"SET to $invalid is refused");
 	like( errors_of($node, qq{LOAD 'optout'; ALTER ROLE ingest SET optout.organization = '$value'}),
 		qr/ERROR:  22023: $message/, "ALTER ROLE SET to $invalid is refused");

@@ -27,8 +27,7 @@ for my $preload ('', 'optout', 'optout')
 	$node->append_conf('postgresql.conf', "shared_preload_libraries = '$preload'");
 	$node->restart;
 
-	# on a busy machine nothing may have happened in time, or pgbench may have left a
-	# script in the middle; that is no fault, unless it is so every time
+	# on a busy machine nothing may have happened in time; that is no fault
 	for my $seconds (2, 4, 8, 16)
 	{
 		local $ENV{PGHOST} = $node->host;
@@ -36,8 +35,8 @@ for my $preload ('', 'optout', 'optout')
 		IPC::Run::run([ $hunt, $seconds ], '>', \$out, '2>&1');
 		$status = $?;
 		my ($broken) = $out =~ /^ +rule .*\n-.*\n((?:.*\|.*\n)+)/m;
-		last unless defined $broken && !grep { !/^ (the round has proved nothing|a call was not acknowledged) / } split /\n/, $broken;
-		note("nothing proved in $seconds seconds:\n$broken");
+		last unless defined $broken && !grep { !/^ the round has proved nothing/ } split /\n/, $broken;
+		note("nothing proved in $seconds seconds");
 	}
 	like($out, qr/^broken: 0$/m, "rounds, preloading '$preload'");
 	is($status, 0, 'no program has failed');

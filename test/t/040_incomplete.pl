@@ -55,6 +55,20 @@ my %question = (
 	'purge, dry run' => q{CALL optout.purge('{alice}', dry_run => true)},
 	stored_events => q{SELECT optout.stored_events('{alice}')});
 
+# How many workers copy tables.  A worker that is being started misses the signal to
+# read the settings again, so the subscription's are started after it.
+sub copy_workers
+{
+	my ($number, $sql) = @_;
+
+	$ingest->safe_psql('postgres', 'ALTER SUBSCRIPTION ingest DISABLE');
+	$ingest->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_subscription WHERE subname = 'ingest' AND pid IS NOT NULL})
+	  or die 'not disabled';
+	$ingest->set_and_reload('max_sync_workers_per_subscription', $number);
+	$ingest->safe_psql('postgres', $sql) if defined $sql;
+	$ingest->safe_psql('postgres', 'ALTER SUBSCRIPTION ingest ENABLE');
+}
+
 # Every question is an error, to everybody.
 sub refused
 {
@@ -141,9 +155,7 @@ $authority->safe_psql('postgres', q{
 	GRANT SELECT ON optout.opt_out_period TO replicator;
 	ALTER TABLE optout.opt_out_period ENABLE ROW LEVEL SECURITY;
 	CREATE POLICY wait ON optout.opt_out_period TO replicator USING (wait())});
-$ingest->safe_psql('postgres', "ALTER SUBSCRIPTION ingest CONNECTION '$connstr user=replicator'");
-$ingest->append_conf('postgresql.conf', 'max_sync_workers_per_subscription = 2');
-$ingest->reload;
+copy_workers(2, "ALTER SUBSCRIPTION ingest CONNECTION '$connstr user=replicator'");
 $authority->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted})
   or die 'no copy';
 is($ingest->safe_psql('postgres', $state), 'd', 'being copied');
@@ -175,8 +187,7 @@ $ingest->safe_psql('postgres', 'ALTER SUBSCRIPTION ingest REFRESH PUBLICATION');
 answers($open, 'no longer published', 0);
 
 # A table that is published again is copied again
-$ingest->append_conf('postgresql.conf', 'max_sync_workers_per_subscription = 0');
-$ingest->reload;
+copy_workers(0);
 $authority->safe_psql('postgres', 'ALTER PUBLICATION opt_outs ADD TABLE optout.opt_out_period');
 $ingest->safe_psql('postgres', 'ALTER SUBSCRIPTION ingest REFRESH PUBLICATION');
 is($ingest->safe_psql('postgres', $state), 'i', 'published again');
@@ -204,8 +215,7 @@ answers($_, 'dropped', 0) for $open, $without_filter;
 # The order in which a server gets its list anew
 my ($drop, @anew) = (slurp_file("$FindBin::RealBin/../../doc/fleet.md") =~ /^```sql ingest server\n(DROP.*?)^```$/ms)[0] =~ /[^;]+;/g;
 like($drop, qr/DROP SUBSCRIPTION ingest1;/, 'dropped');
-$ingest->append_conf('postgresql.conf', 'max_sync_workers_per_subscription = 2');
-$ingest->reload;
+$ingest->set_and_reload('max_sync_workers_per_subscription', 2);
 for my $sql (@anew)
 {
 	is($ingest->safe_psql('postgres', $state), 'i', 'nothing is copied yet') if $sql !~ /CREATE/;
@@ -235,8 +245,7 @@ no_question('worker') if $open->query('TRUNCATE optout.opt_out_period; SELECT tr
 citus('DELETE FROM pg_catalog.pg_dist_local_group');
 like($open->query_fails($question{accepts}), $detail, 'worker being upgraded');
 citus('INSERT INTO pg_catalog.pg_dist_local_group VALUES (1)');
-$ingest->append_conf('postgresql.conf', 'max_sync_workers_per_subscription = 2');
-$ingest->reload;
+$ingest->set_and_reload('max_sync_workers_per_subscription', 2);
 $ingest->safe_psql('postgres', "CREATE SUBSCRIPTION ingest CONNECTION '$connstr' PUBLICATION opt_outs");
 $ingest->poll_query_until('postgres', "SELECT ($state) IN ('f', 's', 'r')") or die 'not copied';
 answers($_, 'worker that follows', 0) for $open, $without_filter;

@@ -184,6 +184,17 @@ sub psql
 	return wantarray ? ($status, $out, $err) : $status;
 }
 
+# Set something that takes a reload.  Sessions and workers that begin after this
+# have the setting; others get it when they look.
+sub set_and_reload
+{
+	my ($self, $name, $value) = @_;
+
+	$self->append_conf('postgresql.conf', "$name = '$value'");
+	$self->reload;
+	$self->poll_query_until('postgres', "SELECT current_setting('$name') = '$value'") or die "$name does not become $value";
+}
+
 sub poll_query_until
 {
 	my ($self, $dbname, $query, $expected) = @_;
