@@ -852,13 +852,13 @@ SELECT b.relid::pg_catalog.regclass,
  UNION ALL
 SELECT g.relation,
 	   pg_catalog.format('has %s, which its guard does not read, unlike the rule for its schema', pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)),
-	   'notice'
+	   CASE WHEN g.by_rule THEN 'fault' ELSE 'notice' END
   FROM optout.guarded g
 	   JOIN pg_catalog.pg_class c ON c.oid = g.relation
 	   JOIN ruled r ON r.relnamespace = c.relnamespace
 	   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = r.attname
- WHERE NOT g.by_rule AND a.attname::text <> ALL (g.user_ids) AND a.attname IS DISTINCT FROM g.payload
- GROUP BY g.relation
+ WHERE a.attname::text <> ALL (g.user_ids) AND a.attname IS DISTINCT FROM g.payload
+ GROUP BY g.relation, g.by_rule
  UNION ALL
 SELECT b.relid::pg_catalog.regclass,
 	   pg_catalog.format('foreign key %I refers to guarded table %s', k.conname, k.confrelid::pg_catalog.regclass),
@@ -867,7 +867,7 @@ SELECT b.relid::pg_catalog.regclass,
 	   JOIN pg_catalog.pg_constraint k ON k.conrelid = b.relid AND k.contype = 'f' AND k.conparentid = 0
  WHERE k.confrelid IN (SELECT g.relid FROM guard g);
 COMMENT ON VIEW optout.unguarded IS
-'What guards do not cover. Faults: guards that do not fire always, guards that miss events, as triggers made by hand can, inheritance children of guarded tables, and tables that a rule could not guard. Notices: tables in the schema of a guarded table that have a column of the same name; tables guarded by hand that have a column which the rule for their schema reads, but their guard does not; tables with a foreign key to a guarded table, whose rows may be details of discarded events.';
+'What guards do not cover. Faults: guards that do not fire always, guards that miss events, as triggers made by hand can, inheritance children of guarded tables, and tables that a rule could not guard, or not by all columns. Notices: tables in the schema of a guarded table that have a column of the same name; tables guarded by hand that have a column which the rule for their schema reads, but their guard does not; tables with a foreign key to a guarded table, whose rows may be details of discarded events.';
 COMMENT ON COLUMN optout.unguarded.relation IS 'Table, partition or foreign table.';
 COMMENT ON COLUMN optout.unguarded.reason IS 'Why it is listed.';
 COMMENT ON COLUMN optout.unguarded.severity IS '''fault'': events of opted-out users get past the guard; ''notice'': they may.';
