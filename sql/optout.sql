@@ -558,7 +558,7 @@ CREATE PROCEDURE optout.purge(user_ids text[], organization text DEFAULT NULL, d
 AS 'MODULE_PATHNAME', 'optout_purge' LANGUAGE C
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON PROCEDURE optout.purge(text[], text, boolean) IS
-'Delete what guarded tables hold of these users, who are opted out, and of their aliases. After it is committed, no guarded table holds an event of theirs, and none can come while they are out. It waits for all transactions that have asked the filter; opting these users in waits for it. A NOTICE says how many events of each table it has deleted or, with dry_run, would delete. Needs SELECT and DELETE on the tables (error 42501). Error 55000 for a user who is not opted out, a guard that does not fire always, and events that a trigger or rule keeps from being deleted; 25001 in a transaction that has written, or at another isolation level than READ COMMITTED.';
+'Delete what guarded tables hold of these users, who are opted out, and of their aliases. After it is committed, no guarded table holds an event of theirs, and none can come while they are out. It waits for all transactions that have asked the filter; opting these users in waits for it. A NOTICE says how many events of each table it has deleted or, with dry_run, would delete. Needs SELECT and DELETE on the tables (error 42501). Error 55000 for a user who is not opted out, a guard that does not fire always or misses events, and events that a trigger or rule keeps from being deleted; 25001 in a transaction that has written, or at another isolation level than READ COMMITTED.';
 
 -- Who may do so
 
@@ -902,11 +902,11 @@ COMMENT ON COLUMN optout.purges.relation IS 'Name of the table at that time, wit
 COMMENT ON COLUMN optout.purges.deleted IS 'Number of events deleted, which may be 0.';
 
 CREATE FUNCTION optout.guard_columns(guard oid, OUT user_id name, OUT organization name, OUT occurred_at name,
-									 OUT user_ids text[], OUT payload name, OUT time_zone text, OUT fixed_organization text)
+									 OUT user_ids text[], OUT payload name, OUT time_zone text, OUT fixed_organization text, OUT gap text)
 AS 'MODULE_PATHNAME', 'optout_guard_columns' LANGUAGE C STABLE STRICT
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.guard_columns(oid) IS
-'What the view optout.guarded shows of a trigger.';
+'What the views optout.guarded and optout.unguarded show of a trigger.';
 
 -- Triggers that a partitioned table hands down to its partitions are listed only
 -- where somebody has altered them.  The chunks of TimescaleDB's hypertables are
@@ -962,7 +962,7 @@ COMMENT ON COLUMN optout.guard_rules.fixed_organization IS 'Organization of all 
 -- Where a guard reads a path, the payload is the column to look for.
 CREATE VIEW optout.unguarded WITH (security_barrier) AS
 WITH RECURSIVE guard AS (
-	SELECT t.tgrelid AS relid, t.tgname, t.tgenabled
+	SELECT t.oid, t.tgrelid AS relid, t.tgname, t.tgenabled, t.tgparentid
 	  FROM pg_catalog.pg_trigger t
 	 WHERE t.tgfoid = 'optout.discard_opted_out()'::pg_catalog.regprocedure
 ), child (relid, ancestor) AS (
@@ -999,6 +999,12 @@ SELECT g.relid::pg_catalog.regclass AS relation,
   FROM guard g
  WHERE g.tgenabled <> 'A'
  UNION ALL
+-- what others have made of its function; partitions inherit it
+SELECT g.relid::pg_catalog.regclass, pg_catalog.format('guard %I %s', g.tgname, c.gap), 'fault'
+  FROM guard g
+	   CROSS JOIN LATERAL optout.guard_columns(g.oid) c
+ WHERE g.tgparentid = 0 AND c.gap IS NOT NULL
+ UNION ALL
 SELECT b.relid::pg_catalog.regclass,
 	   pg_catalog.format('inherits from guarded table %s', pg_catalog.string_agg(c.ancestor::pg_catalog.regclass::text, ', ' ORDER BY c.ancestor)),
 	   'fault'
@@ -1025,13 +1031,13 @@ SELECT b.relid::pg_catalog.regclass,
  UNION ALL
 SELECT g.relation,
 	   pg_catalog.format('has %s, which its guard does not read, unlike the rule for its schema', pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)),
-	   'notice'
+	   CASE WHEN g.by_rule THEN 'fault' ELSE 'notice' END
   FROM optout.guarded g
 	   JOIN pg_catalog.pg_class c ON c.oid = g.relation
 	   JOIN ruled r ON r.relnamespace = c.relnamespace
 	   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = r.attname
- WHERE NOT g.by_rule AND a.attname::text <> ALL (g.user_ids) AND a.attname IS DISTINCT FROM g.payload
- GROUP BY g.relation
+ WHERE a.attname::text <> ALL (g.user_ids) AND a.attname IS DISTINCT FROM g.payload
+ GROUP BY g.relation, g.by_rule
  UNION ALL
 SELECT b.relid::pg_catalog.regclass,
 	   pg_catalog.format('foreign key %I refers to guarded table %s', k.conname, k.confrelid::pg_catalog.regclass),
@@ -1040,7 +1046,7 @@ SELECT b.relid::pg_catalog.regclass,
 	   JOIN pg_catalog.pg_constraint k ON k.conrelid = b.relid AND k.contype = 'f' AND k.conparentid = 0
  WHERE k.confrelid IN (SELECT g.relid FROM guard g);
 COMMENT ON VIEW optout.unguarded IS
-'What guards do not cover. Faults: guards that do not fire always, inheritance children of guarded tables, and tables that a rule could not guard. Notices: tables in the schema of a guarded table that have a column of the same name; tables guarded by hand that have a column which the rule for their schema reads, but their guard does not; tables with a foreign key to a guarded table, whose rows may be details of discarded events.';
+'What guards do not cover. Faults: guards that do not fire always, guards that miss events, as triggers made by hand can, inheritance children of guarded tables, and tables that a rule could not guard, or not by all columns. Notices: tables in the schema of a guarded table that have a column of the same name; tables guarded by hand that have a column which the rule for their schema reads, but their guard does not; tables with a foreign key to a guarded table, whose rows may be details of discarded events.';
 COMMENT ON COLUMN optout.unguarded.relation IS 'Table, partition or foreign table.';
 COMMENT ON COLUMN optout.unguarded.reason IS 'Why it is listed.';
 COMMENT ON COLUMN optout.unguarded.severity IS '''fault'': events of opted-out users get past the guard; ''notice'': they may.';
@@ -1151,7 +1157,10 @@ COMMENT ON COLUMN optout.status.replica_lag IS
 'How much write-ahead log, in bytes, each of optout.replicas has yet to apply, by its name; a JSON null where that is unknown. NULL where there are no replicas.';
 
 -- A standby answers without the filter.  A replica is behind if it lacks more than
--- what is on its way at any moment: a segment of write-ahead log.
+-- what is on its way at any moment: a segment of write-ahead log.  Aliases are looked
+-- at by who is opted out, and counted, so that this costs little where few are.  If
+-- each alias that is opted out is with its user, and as many are as have a user who
+-- is, then these are the same.
 CREATE VIEW optout.checks WITH (security_barrier) AS
 SELECT c.name, c.ok, c.detail
   FROM (SELECT 'filter' AS name,
@@ -1168,7 +1177,11 @@ SELECT c.name, c.ok, c.detail
 				 UNION ALL
 				SELECT 'event trigger ' || e.evtname, 'never'
 				  FROM pg_catalog.pg_event_trigger e
-				 WHERE e.evtfoid = 'optout.apply_rules()'::pg_catalog.regprocedure AND e.evtenabled <> 'A') g
+				 WHERE e.evtfoid = 'optout.apply_rules()'::pg_catalog.regprocedure AND e.evtenabled <> 'A'
+				 UNION ALL
+				-- PostgreSQL 17 and later
+				SELECT 'event triggers by the setting event_triggers', 'never'
+				 WHERE pg_catalog.current_setting('event_triggers', true) = 'off') g
 		 UNION ALL
 		SELECT 'unguarded', pg_catalog.count(*) FILTER (WHERE u.severity = 'fault') = 0,
 			   COALESCE(pg_catalog.string_agg(u.relation || ': ' || u.reason, '; ' ORDER BY u.relation::text, u.reason) FILTER (WHERE u.severity = 'fault'),
@@ -1182,19 +1195,25 @@ SELECT c.name, c.ok, c.detail
 		 UNION ALL
 		SELECT 'aliases', NOT d.found,
 			   CASE WHEN d.found THEN 'some are opted out otherwise than their users: see optout.verify()' ELSE 'as their users' END
-		  FROM (SELECT EXISTS (SELECT
-								 FROM optout.user_alias l
-									  LEFT JOIN optout.opt_out_period p
-									  ON p.organization = l.organization AND p.user_id = l.alias AND p.opted_in_at IS NULL
-									  LEFT JOIN optout.opt_out_period u
-									  ON u.organization = l.organization AND u.user_id = l.user_id AND u.opted_in_at IS NULL
-								WHERE p.opted_out_at IS DISTINCT FROM u.opted_out_at)
-					   -- a subscriber knows an alias by its periods only
-					   OR EXISTS (SELECT
-									FROM optout.opt_out_period p
-										 LEFT JOIN optout.opt_out_period u
-										 ON u.organization = p.organization AND u.user_id = p.alias_of AND u.opted_in_at IS NULL
-								   WHERE p.opted_in_at IS NULL AND p.alias_of IS NOT NULL AND u.user_id IS NULL) AS found) d
+		  FROM (SELECT a.otherwise > 0 OR a.opted_out <> u.aliases OR c.otherwise > 0 AS found
+				  -- aliases that are opted out, and those that are by themselves or with somebody else
+				  FROM (SELECT pg_catalog.count(*) AS opted_out,
+							   pg_catalog.count(*) FILTER (WHERE p.alias_of IS DISTINCT FROM l.user_id) AS otherwise
+						  FROM optout.opt_out_period p
+							   JOIN optout.user_alias l ON l.organization = p.organization AND l.alias = p.user_id
+						 WHERE p.opted_in_at IS NULL) a,
+					   -- aliases of users who are opted out
+					   (SELECT pg_catalog.count(*) AS aliases
+						  FROM optout.opt_out_period p
+							   JOIN optout.user_alias l ON l.organization = p.organization AND l.user_id = p.user_id
+						 WHERE p.opted_in_at IS NULL) u,
+					   -- copies of what the user does not have, also where no aliases are known, as on a subscriber
+					   (SELECT pg_catalog.count(*) AS otherwise
+						  FROM optout.opt_out_period p
+							   LEFT JOIN optout.opt_out_period u
+							   ON u.organization = p.organization AND u.user_id = p.alias_of AND u.opted_in_at IS NULL
+						 WHERE p.opted_in_at IS NULL AND p.alias_of IS NOT NULL
+						   AND u.opted_out_at IS DISTINCT FROM p.opted_out_at) c) d
 		 UNION ALL
 		SELECT 'organizations', pg_catalog.count(*) FILTER (WHERE o.unknown) = 0,
 			   COALESCE('not in the directory: ' || pg_catalog.string_agg(o.organization, ', ' ORDER BY o.organization) FILTER (WHERE o.unknown),
@@ -1240,7 +1259,9 @@ GRANT EXECUTE ON FUNCTION optout.json_id(json, text) TO PUBLIC;
 
 CREATE EVENT TRIGGER optout_rules ON ddl_command_end
 	WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE SCHEMA', 'CREATE FOREIGN TABLE', 'IMPORT FOREIGN SCHEMA',
-				 'ALTER TABLE', 'ALTER FOREIGN TABLE', 'ALTER SCHEMA', 'ALTER TYPE')
+				 'ALTER TABLE', 'ALTER FOREIGN TABLE', 'ALTER SCHEMA', 'ALTER TYPE',
+				 -- which can rename columns of tables, too
+				 'ALTER VIEW', 'ALTER MATERIALIZED VIEW')
 	EXECUTE FUNCTION optout.apply_rules();
 COMMENT ON EVENT TRIGGER optout_rules IS
 'Guards tables for which there is a rule, see optout.guard_schema(). optout.repair() makes it fire again where it does not.';

@@ -97,14 +97,17 @@ event_parse_argument(const char *string, EventArgument *argument)
 
 /*
  * Read the arguments of a trigger and the columns of its list.  NIL if they do
- * not say which columns to read.
+ * not say which columns to read, or not what a path leads into, or in which zone
+ * the times are that it leads to.
  */
 List *
 event_parse_arguments(int nargs, char **args, int nattrs, const int16 *attnums)
 {
 	List	   *result = NIL;
 	int			nused = 0;
-	bool		any_user_id = false;
+	bool		has[EVENT_ROLES] = {false};
+	bool		has_path = false;
+	bool		has_time_path = false;
 
 	for (int i = 0; i < nargs; i++)
 	{
@@ -118,10 +121,18 @@ event_parse_arguments(int nargs, char **args, int nattrs, const int16 *attnums)
 			return NIL;
 		if (listed)
 			argument->attnum = attnums[nused++];
-		any_user_id |= argument->role == EVENT_USER_ID;
+		has[argument->role] = true;
+		if (argument->value != NULL && argument->role < EVENT_TIME_ZONE)
+		{
+			has_path = true;
+			has_time_path |= argument->role == EVENT_OCCURRED_AT;
+		}
 		result = lappend(result, argument);
 	}
-	return any_user_id && nused == nattrs ? result : NIL;
+	if (!has[EVENT_USER_ID] || nused != nattrs ||
+		(has_path && !has[EVENT_PAYLOAD]) || (has_time_path && !has[EVENT_TIME_ZONE]))
+		return NIL;
+	return result;
 }
 
 /*
@@ -225,8 +236,15 @@ event_shape(Relation rel, List *arguments)
 	{
 		EventArgument *argument = lfirst(cell);
 
-		if (argument->role == EVENT_TIME_ZONE)
-			shape->time_zone = moment_time_zone(argument->value);
+		if (argument->role != EVENT_TIME_ZONE)
+			continue;
+		shape->time_zone = moment_time_zone(argument->value);
+		/* without it, no event would have a time */
+		if (shape->time_zone == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("time zone \"%s\" not recognized", argument->value),
+					 errdetail("The guard of relation \"%s\" needs it.", RelationGetRelationName(rel))));
 	}
 	foreach(cell, arguments)
 	{

@@ -21,7 +21,8 @@
  * without the list: see guard_create_by_rule().  guard() replaces one of those.
  *
  * Every trigger that calls this function is a guard, whatever its name: the
- * view optout.guarded, unguard() and repair() look for the function.
+ * view optout.guarded, unguard() and repair() look for the function.  One that
+ * somebody else has made may miss events: see guard_gap().
  */
 #include "postgres.h"
 
@@ -46,6 +47,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
+#include "utils/partcache.h"
 #include "utils/rel.h"
 
 #include "compat.h"
@@ -73,6 +75,8 @@ typedef struct GuardTrigger
 } GuardTrigger;
 
 static bool guard_is_by_rule(const char *name);
+static const char *guard_gap(int16 type, bool has_condition, int ncolumns, List *arguments);
+static const char *guard_gap_of(const Trigger *trigger);
 static Trigger *guard_namesake(Relation rel, const char *name);
 static bool guard_has_any(Oid relid, Oid function);
 static void guard_warn_of_gaps(Relation rel);
@@ -86,7 +90,8 @@ static void guard_add(GuardTrigger *trigger, Relation rel, const GuardRequest *r
 					  EventRole role, const char *source);
 static void guard_add_constant(GuardTrigger *trigger, EventRole role, const char *value);
 static bool guard_equals(const GuardTrigger *described, const Trigger *trigger);
-static void guard_put(const char *relname, const char *name, const GuardTrigger *trigger);
+static void guard_put(Oid relid, const char *relname, const char *name, const GuardTrigger *trigger);
+static List *guard_open_partitioned(Oid relid);
 static char *guard_list(List *strings, bool literals);
 static List *guard_arguments(Relation pg_trigger, HeapTuple tuple);
 static List *guard_parse_trigger(const Trigger *trigger);
@@ -177,6 +182,8 @@ guard_find_all(Relation rel, Oid function, char fires)
 			result.by_rule = lappend(result.by_rule, pstrdup(trigger->tgname));
 		else
 			result.by_hand = lappend(result.by_hand, pstrdup(trigger->tgname));
+		if (trigger->tgisclone || !guard_is_by_rule(trigger->tgname))
+			result.covered |= guard_gap_of(trigger) == NULL;
 		if (trigger->tgenabled != TRIGGER_FIRES_ALWAYS && trigger->tgenabled != fires)
 			result.off = lappend(result.off, pstrdup(trigger->tgname));
 	}
@@ -195,6 +202,66 @@ guard_is_by_rule(const char *name)
 		(name[len] == '\0' ||
 		 (name[len] == '_' && name[len + 1] != '\0' &&
 		  strspn(name + len + 1, "0123456789") == strlen(name + len + 1)));
+}
+
+/*
+ * What gets past a guard even while it fires always, to be read after its name;
+ * NULL for nothing.  guard() and rules make no such guard, but whoever may execute
+ * the trigger's function can.
+ */
+static const char *
+guard_gap(int16 type, bool has_condition, int ncolumns, List *arguments)
+{
+	ListCell   *cell;
+
+	if (!TRIGGER_FOR_BEFORE(type) || !TRIGGER_FOR_ROW(type))
+		return "does not fire before each row";
+	if (!TRIGGER_FOR_INSERT(type))
+		return "does not fire on INSERT";
+	if (!TRIGGER_FOR_UPDATE(type))
+		return "does not fire on UPDATE";
+	if (has_condition)
+		return "has a WHEN condition";
+
+	/* what it reads by name is no column of its UPDATE OF list */
+	foreach(cell, arguments)
+	{
+		const EventArgument *argument = lfirst(cell);
+
+		if (ncolumns > 0 && argument->column != NULL)
+			return psprintf("does not fire on UPDATE of %s", quote_identifier(argument->column));
+	}
+	return NULL;
+}
+
+static const char *
+guard_gap_of(const Trigger *trigger)
+{
+	return guard_gap(trigger->tgtype, trigger->tgqual != NULL, trigger->tgnattr, guard_parse_trigger(trigger));
+}
+
+/*
+ * Raise an error (55000) for a guard of the relation that something gets past even
+ * while it fires always.
+ */
+void
+guard_refuse_gaps(Relation rel)
+{
+	Oid			function = guard_function();
+	TriggerDesc *trigdesc = CopyTriggerDesc(rel->trigdesc);
+
+	for (int i = 0; trigdesc != NULL && i < trigdesc->numtriggers; i++)
+	{
+		const Trigger *trigger = &trigdesc->triggers[i];
+		const char *gap = trigger->tgfoid == function ? guard_gap_of(trigger) : NULL;
+
+		if (gap != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("guard \"%s\" of table %s %s", trigger->tgname, guard_relation_name(rel), gap),
+					 errdetail("Events of opted-out users can get past it."),
+					 errhint("Drop the trigger, and let optout.guard() create one.")));
+	}
 }
 
 /*
@@ -521,10 +588,10 @@ guard_create(Relation rel, const GuardRequest *request)
 	guard_warn_of_gaps(rel);
 	guard_note_organizations(request, "guard of relation", RelationGetRelationName(rel));
 
-	/* close it, for ALTER TABLE wants no other user of it; the lock remains */
+	/* close it, for DROP TRIGGER wants no other user of it; the lock remains */
 	relname = guard_relation_name(rel);
 	relation_close(rel, NoLock);
-	guard_put(relname, GUARD_TRIGGER, &trigger);
+	guard_put(relid, relname, GUARD_TRIGGER, &trigger);
 	guard_drop_by_rule(relid, false);
 }
 
@@ -546,8 +613,8 @@ guard_note_organizations(const GuardRequest *request, const char *what, const ch
 }
 
 /*
- * Create or renew the guard that a rule asks for, and close the relation, whose
- * guards are neither inherited nor made by hand.  Nothing is done where it is there.
+ * Create or renew the guard that a rule asks for, and close the relation, which no
+ * other guard covers.  Nothing is done where it is there.
  *
  * It has no UPDATE OF list, so that nothing depends on it, and its name is another
  * than that of guard()'s.  ATTACH PARTITION creates the partitioned table's guard
@@ -565,7 +632,7 @@ guard_create_by_rule(Relation rel, const GuardRequest *request)
 	char	   *name;
 	char	   *relname;
 
-	Assert(!guards.inherited && guards.by_hand == NIL);
+	Assert(!guards.covered);
 	if (guards.by_rule != NIL)
 		name = linitial(guards.by_rule);
 	else
@@ -579,7 +646,7 @@ guard_create_by_rule(Relation rel, const GuardRequest *request)
 
 	relname = guard_relation_name(rel);
 	relation_close(rel, NoLock);
-	guard_put(relname, name, &trigger);
+	guard_put(relid, relname, name, &trigger);
 	if (partitioned)
 		guard_drop_by_rule(relid, true);
 }
@@ -808,7 +875,7 @@ guard_equals(const GuardTrigger *described, const Trigger *trigger)
 {
 	ListCell   *cell;
 
-	if (described->columns != NIL || trigger->tgnattr != 0 ||
+	if (described->columns != NIL || trigger->tgnattr != 0 || guard_gap_of(trigger) != NULL ||
 		trigger->tgnargs != list_length(described->arguments))
 		return false;
 	foreach(cell, described->arguments)
@@ -823,13 +890,60 @@ guard_equals(const GuardTrigger *described, const Trigger *trigger)
  * Create or replace the trigger, which then fires always.
  */
 static void
-guard_put(const char *relname, const char *name, const GuardTrigger *trigger)
+guard_put(Oid relid, const char *relname, const char *name, const GuardTrigger *trigger)
 {
+	List	   *partitioned = guard_open_partitioned(relid);
+	Relation	rel;
+	ListCell   *cell;
+
 	guard_run(psprintf("CREATE OR REPLACE TRIGGER %s BEFORE INSERT OR UPDATE%s%s ON %s FOR EACH ROW"
 					   " EXECUTE FUNCTION optout.discard_opted_out(%s)",
 					   name, trigger->columns != NIL ? " OF " : "", guard_list(trigger->columns, false),
 					   relname, guard_list(trigger->arguments, true)), 0, NULL, NULL);
-	guard_run(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s", relname, name), 0, NULL, NULL);
+	CommandCounterIncrement();
+
+	/* not by ALTER TABLE, which refuses tables that are open */
+	rel = relation_open(relid, NoLock);
+	EnableDisableTrigger(rel, name, InvalidOid, TRIGGER_FIRES_ALWAYS, false, true, ShareRowExclusiveLock);
+	relation_close(rel, NoLock);
+	CommandCounterIncrement();
+	foreach(cell, partitioned)
+		relation_close(lfirst(cell), NoLock);
+}
+
+/*
+ * Open a partitioned table and those of its partitions that are partitioned again,
+ * so that triggers can be created on them with more rights than their owners have.
+ *
+ * To do that, the server looks for the partitions by the partition key, and evaluates
+ * functions in it that have constant arguments.  The owner has chosen them.  So let it
+ * do so as the owner, in a security-restricted operation: while a table is open, the
+ * relation cache keeps its key.
+ */
+static List *
+guard_open_partitioned(Oid relid)
+{
+	List	   *result = NIL;
+	ListCell   *cell;
+
+	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
+		return NIL;
+	foreach(cell, find_all_inheritors(relid, ShareRowExclusiveLock, NULL))
+	{
+		Relation	rel;
+		Oid			save_userid;
+		int			save_sec_context;
+
+		if (get_rel_relkind(lfirst_oid(cell)) != RELKIND_PARTITIONED_TABLE)
+			continue;
+		rel = relation_open(lfirst_oid(cell), NoLock);
+		GetUserIdAndSecContext(&save_userid, &save_sec_context);
+		SetUserIdAndSecContext(rel->rd_rel->relowner, save_sec_context | SECURITY_RESTRICTED_OPERATION);
+		(void) RelationGetPartitionKey(rel);
+		SetUserIdAndSecContext(save_userid, save_sec_context);
+		result = lappend(result, rel);
+	}
+	return result;
 }
 
 /*
@@ -849,15 +963,16 @@ guard_list(List *strings, bool literals)
 }
 
 /*
- * optout.guard_columns(trigger), behind the view optout.guarded: what a guard reads,
- * columns by the names that they have now.
+ * optout.guard_columns(trigger), behind the views optout.guarded and
+ * optout.unguarded: what a guard reads, columns by the names that they have now, and
+ * what gets past it.
  */
 Datum
 optout_guard_columns(PG_FUNCTION_ARGS)
 {
 	enum
 	{
-		USER_ID, ORGANIZATION, OCCURRED_AT, USER_IDS, PAYLOAD, TIME_ZONE, FIXED_ORGANIZATION, RESULTS
+		USER_ID, ORGANIZATION, OCCURRED_AT, USER_IDS, PAYLOAD, TIME_ZONE, FIXED_ORGANIZATION, GAP, RESULTS
 	};
 	TupleDesc	tupdesc;
 	Datum		values[RESULTS] = {0};
@@ -878,9 +993,15 @@ optout_guard_columns(PG_FUNCTION_ARGS)
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 	{
+		Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
+		List	   *arguments = guard_arguments(pg_trigger, tuple);
+		const char *gap = guard_gap(trigger->tgtype, !heap_attisnull(tuple, Anum_pg_trigger_tgqual, RelationGetDescr(pg_trigger)),
+									trigger->tgattr.dim1, arguments);
 		ListCell   *cell;
 
-		foreach(cell, guard_arguments(pg_trigger, tuple))
+		nulls[GAP] = gap == NULL;
+		values[GAP] = gap != NULL ? CStringGetTextDatum(gap) : (Datum) 0;
+		foreach(cell, arguments)
 		{
 			EventArgument *argument = lfirst(cell);
 			const char *value = argument->value;
@@ -890,7 +1011,7 @@ optout_guard_columns(PG_FUNCTION_ARGS)
 			int			result = results[argument->role];
 
 			if (argument->attnum != InvalidAttrNumber)
-				value = get_attname(((Form_pg_trigger) GETSTRUCT(tuple))->tgrelid, argument->attnum, false);
+				value = get_attname(trigger->tgrelid, argument->attnum, false);
 			else if (argument->column != NULL)
 				value = argument->column;
 			nulls[result] = false;

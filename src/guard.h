@@ -33,6 +33,7 @@ typedef struct Guards
 	List	   *off;			/* those that do not fire always */
 	bool		inherited;		/* there is one of a partitioned table above
 								 * it */
+	bool		covered;		/* one by hand, or inherited, misses nothing */
 } Guards;
 
 extern Relation guard_open_own_table(FunctionCallInfo fcinfo);
@@ -49,6 +50,7 @@ extern void guard_note_organizations(const GuardRequest *request, const char *wh
 extern Oid	guard_function(void);
 extern Guards guard_find(Relation rel);
 extern Guards guard_find_all(Relation rel, Oid function, char fires);
+extern void guard_refuse_gaps(Relation rel);
 extern EventShape *guard_shape_by(Relation rel, const Trigger *trigger);
 extern List *guard_shapes(Relation rel);
 extern GuardRequest guard_request_of(Relation rel, const char *name);

@@ -268,7 +268,7 @@ purge_add_tables(List **guarded, List *tables, text *organization)
 
 /*
  * Lock what inherits from the table as well.  Raise an error (55000) for a guard
- * that does not fire always, and warn of children that have none.
+ * that does not fire always or misses events, and warn of children that have none.
  */
 static void
 purge_check_guards(Relation rel, LOCKMODE lockmode)
@@ -287,6 +287,7 @@ purge_check_guards(Relation rel, LOCKMODE lockmode)
 							(char *) linitial(off), guard_relation_name(child)),
 					 errdetail("Events can get past it."),
 					 errhint("Call optout.repair(), as a superuser or the owner of the extension.")));
+		guard_refuse_gaps(child);
 		if (rel->rd_rel->relkind == RELKIND_RELATION && guard_shapes(child) == NIL)
 			ereport(WARNING,
 					(errmsg("table %s, which inherits from %s, is not guarded",

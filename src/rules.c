@@ -145,6 +145,7 @@ static List *rules_tables_with(AttrNumber attnum, Oid value);
 static void rules_look_at_schema(Oid nspid, const RulesReason *reason);
 static void rules_look_at_renamed(Oid nspid, const RulesReason *reason);
 static void rules_look(Oid relid, const RulesReason *reason);
+static void rules_look_at_owner(Oid relid, const RulesReason *reason);
 static void rules_apply(Oid relid, const RulesReason *reason);
 static bool rules_concern(Relation rel);
 static bool rules_fit(Relation rel, const GuardRequest *rule, GuardRequest *request);
@@ -427,11 +428,7 @@ optout_apply_rules(PG_FUNCTION_ARGS)
 	foreach(cell, work.relids)
 		rules_look(lfirst_oid(cell), &work.reason);
 	foreach(cell, work.owned)
-	{
-		if ((error = rules_try(rules_grant, lfirst_oid(cell), &work.reason)) != NULL)
-			rules_warn("owner of relation \"%s\" cannot add partitions while it is guarded",
-					   get_rel_name(lfirst_oid(cell)), error);
-	}
+		rules_look_at_owner(lfirst_oid(cell), &work.reason);
 	foreach(cell, work.stored)
 		rules_discard_stored(lfirst_oid(cell));
 	return PointerGetDatum(NULL);
@@ -757,7 +754,11 @@ rules_look(Oid relid, const RulesReason *reason)
 	ErrorData  *error = rules_try(rules_apply, relid, reason);
 
 	if (error == NULL)
+	{
+		if (get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE)
+			rules_look_at_owner(relid, reason);
 		return;
+	}
 	rules_warn("relation \"%s\" could not be guarded", get_rel_name(relid), error);
 
 	/* its former guard could not read the columns that there are now */
@@ -768,7 +769,21 @@ rules_look(Oid relid, const RulesReason *reason)
 }
 
 /*
- * The same, raising errors.
+ * Look at the owner of a table.  Where granting fails, as by lock_timeout, the
+ * table stays guarded.
+ */
+static void
+rules_look_at_owner(Oid relid, const RulesReason *reason)
+{
+	ErrorData  *error = rules_try(rules_grant, relid, reason);
+
+	if (error != NULL)
+		rules_warn("owner of relation \"%s\" cannot add partitions while it is guarded",
+				   get_rel_name(relid), error);
+}
+
+/*
+ * Guard a table if the rule for its schema says so.  Errors are raised.
  */
 static void
 rules_apply(Oid relid, const RulesReason *reason)
@@ -787,7 +802,7 @@ rules_apply(Oid relid, const RulesReason *reason)
 	}
 
 	guards = guard_find(rel);
-	if (guards.inherited || guards.by_hand != NIL)
+	if (guards.covered)
 	{
 		relation_close(rel, NoLock);
 		if (guards.by_rule != NIL)
@@ -817,7 +832,6 @@ rules_apply(Oid relid, const RulesReason *reason)
 			}
 		}
 	}
-	rules_grant(relid, reason);
 }
 
 /*

@@ -506,7 +506,8 @@ view_prepare(ViewStore *store, Relation table)
 											   returning ? " RETURNING " : "",
 											   returning ? all.data : ""), store);
 	if (store->nparams < store->ncolumns)
-		store->compute = view_prepare_plan(psprintf("SELECT %s FROM (SELECT %s) AS %s", computed.data, inner.data,
+		store->compute = view_prepare_plan(psprintf("SELECT %s FROM (SELECT %s%s%u::pg_catalog.oid AS tableoid) AS %s",
+													computed.data, inner.data, nparams > 0 ? ", " : "", relid,
 													quote_identifier(RelationGetRelationName(table))), store);
 }
 

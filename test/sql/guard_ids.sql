@@ -104,6 +104,10 @@ INSERT INTO local_event VALUES ('summer', '2026-07-01 11:59:59'), ('summer', '20
 	('winter', '2026-01-01 10:59:59'), ('winter', '2026-01-01 11:00'), ('winter', '2026-01-01 12:00'), ('summer', 'infinity'),
 	('summer', '-infinity'), ('summer', '294276-12-31 23:59:59'), ('summer', '4713-01-01 00:00 BC'), ('summer', NULL) RETURNING *;
 UPDATE local_event SET at = '2026-07-01 12:30' WHERE user_id = 'summer' RETURNING *;
+-- hours that clocks repeat count as the later one, and those that they skip by the time before
+INSERT INTO optout.opt_out_period VALUES ('default', 'autumn', '2026-10-25 00:00+00', '2026-10-25 01:00+00', 'regress', 'regress'),
+	('default', 'autumn', '2026-10-25 01:00+00', '2026-10-25 01:15+00', 'regress', 'regress'), ('default', 'spring', '2026-03-29 01:30+00', '2026-03-29 01:31+00', 'regress', 'regress');
+INSERT INTO local_event VALUES ('autumn', '2026-10-25 02:10'), ('autumn', '2026-10-25 02:15'), ('autumn', '2026-10-25 01:59'), ('spring', '2026-03-29 02:30'), ('spring', '2026-03-29 03:30') RETURNING *;
 RESET timezone;
 DROP TABLE local_event;
 

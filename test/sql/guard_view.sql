@@ -117,6 +117,11 @@ SELECT optout.guard_view('shop."Odd ""Event"', '"shop"."In"');
 INSERT INTO shop."In" ("user", id) VALUES ('u1', 7), ('u2', 8), ('u1', NULL) RETURNING *;
 INSERT INTO shop."In" ("user") VALUES ('u1'), ('u2') RETURNING *;
 SELECT * FROM shop."Odd ""Event" ORDER BY no;
+-- a generated column may name its table
+CREATE TABLE shop.named (user_id text, part oid GENERATED ALWAYS AS (tableoid) STORED);
+SELECT optout.guard('shop.named'), optout.guard_view('shop.named', 'named_in');
+INSERT INTO shop.named_in (user_id) VALUES ('u1'), ('u2') RETURNING user_id, part::regclass;
+DROP TABLE shop.named CASCADE;
 -- many rows, one plan
 INSERT INTO shop."In" ("user") SELECT CASE WHEN i % 2 = 0 THEN 'u1' ELSE 'u2' END FROM generate_series(1, 1000) i;
 SELECT count(*), max(no) FROM shop."Odd ""Event";

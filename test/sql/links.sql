@@ -68,6 +68,11 @@ SELECT optout.guard('event');
 INSERT INTO event VALUES ('alice'), ('a1'), ('c1'), ('b1'), ('x') RETURNING *;
 SELECT sum(discarded) >= 3 AS counted FROM optout.discards;
 
+-- reports answer for an alias as for its user, also of the past
+SELECT id, optout.is_opted_out(id) AS now, optout.is_opted_out(id, at => (SELECT min(opted_out_at) FROM optout.opt_out_period)) AS at_first,
+	   optout.is_opted_out(id, at => '2000-01-01') AS before
+  FROM unnest('{alice,a3,b1,c1}'::text[]) AS id;
+
 -- errors, in this order: arguments
 \set VERBOSITY terse
 SELECT optout.link(NULL::text, ARRAY['x']);
@@ -134,6 +139,16 @@ COMMIT;
 SELECT * FROM state('carol', 'c1', 'd1', 'd11');
 SELECT count(*) FROM optout.aliases WHERE alias IN ('x', 'd11');
 SELECT optout.verify();
+
+-- of several errors the first: arguments, the user, whose the alias is, its own opt-outs
+\set VERBOSITY sqlstate
+SELECT optout.link(ARRAY['nobody', 'x'], ARRAY['x', NULL]);
+SELECT optout.link(ARRAY['nobody', 'x'], ARRAY['a1', 'x']);
+SELECT optout.link(ARRAY['nobody', 'bob'], ARRAY['a1', 'd2']);
+SELECT optout.link(ARRAY['bob', 'bob'], ARRAY['d2', 'a1']);
+SELECT optout.link(ARRAY['bob', 'bob'], ARRAY['d2', 'carol']);
+SELECT optout.link(ARRAY['bob', 'bob'], ARRAY['d2', 'x']);
+\set VERBOSITY default
 
 -- unlink
 SELECT optout.unlink(ARRAY['a1']);

@@ -53,6 +53,14 @@ CREATE TABLE wh.late (id int);
 ALTER TABLE wh.late ADD x int, ADD COLUMN IF NOT EXISTS user_id text;
 CREATE TABLE wh.later (id int, "User" text);
 ALTER TABLE wh.later RENAME "User" TO user_id;
+-- PostgreSQL lets columns of tables be renamed as if they were views
+CREATE TABLE wh.as_view ("User" text);
+ALTER VIEW wh.as_view RENAME "User" TO user_id;
+INSERT INTO wh.as_view VALUES ('alice'), ('bob') RETURNING *;
+ALTER MATERIALIZED VIEW wh.as_view RENAME user_id TO "User";
+ALTER MATERIALIZED VIEW wh.as_view RENAME "User" TO user_id;
+INSERT INTO wh.as_view VALUES ('alice'), ('bob') RETURNING *;
+DROP TABLE wh.as_view;
 INSERT INTO wh.late VALUES (1, 2, 'alice'), (2, 2, 'bob') RETURNING *;
 INSERT INTO wh.later VALUES (1, 'alice'), (2, 'bob') RETURNING *;
 -- moved there, and renamed into place
@@ -229,6 +237,15 @@ SELECT relation, user_ids, by_rule FROM guards WHERE relation = 'wh.both'::regcl
 SELECT optout.unguard('wh.both');
 SELECT optout.guard_schema('wh');
 SELECT relation, user_ids, by_rule FROM guards WHERE relation = 'wh.both'::regclass;
+
+-- one made by hand that misses events does not stand in for the rule's, under its name neither
+CREATE TRIGGER a_hand BEFORE INSERT ON wh.both FOR EACH ROW WHEN (false) EXECUTE FUNCTION optout.discard_opted_out('user_id=user_id');
+ALTER TABLE wh.both ADD still_more int;
+SELECT tgname, tgenabled FROM pg_trigger WHERE tgrelid = 'wh.both'::regclass ORDER BY 1;
+DROP TRIGGER a_hand ON wh.both;
+CREATE OR REPLACE TRIGGER optout_guard_rule BEFORE INSERT OR UPDATE ON wh.both FOR EACH ROW WHEN (false) EXECUTE FUNCTION optout.discard_opted_out('user_id=user_id');
+ALTER TABLE wh.both DROP still_more;
+SELECT tgname, tgenabled, tgqual FROM pg_trigger WHERE tgrelid = 'wh.both'::regclass;
 
 -- Ended: guards stay, and no more come
 SELECT optout.unguard_schema('second');

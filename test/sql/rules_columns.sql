@@ -115,6 +115,7 @@ SELECT * FROM guards;
 ALTER EVENT TRIGGER optout_rules DISABLE;
 ALTER TABLE wh.one RENAME anonymous_id TO id;
 CREATE TABLE wh.meanwhile (user_id text);
+ALTER TABLE wh.bad_type ADD anonymous_id text, ADD data jsonb;
 INSERT INTO wh.one VALUES ('alice');
 SELECT ok, detail FROM optout.checks WHERE name IN ('guards', 'unguarded') ORDER BY name;
 SELECT optout.repair();
@@ -122,6 +123,7 @@ SELECT evtenabled FROM pg_event_trigger WHERE evtname = 'optout_rules';
 SELECT ok FROM optout.checks WHERE name IN ('guards', 'unguarded') ORDER BY name;
 ALTER TABLE wh.one ADD user_id text;
 ALTER TABLE wh.meanwhile RENAME TO guarded_now;
+ALTER TABLE wh.bad_type ADD more int;
 INSERT INTO wh.one VALUES ('alice', 'alice'), ('alice', 'bob') RETURNING *;
 INSERT INTO wh.guarded_now VALUES ('alice'), ('bob') RETURNING *;
 SELECT ok FROM optout.checks WHERE name IN ('guards', 'unguarded') ORDER BY name;
@@ -131,6 +133,21 @@ ALTER TABLE wh.one ADD another int;
 SELECT fires FROM guards WHERE relation = 'wh.one'::regclass;
 SELECT optout.repair();
 SELECT fires FROM guards WHERE relation = 'wh.one'::regclass;
+
+-- Commands that fire no event trigger: Limits
+DO $$ BEGIN EXECUTE 'EXPLAIN ANALYZE CREATE TABLE wh.explained AS SELECT ''alice'' AS user_id'; END $$;
+CREATE DOMAIN wh.id AS text;
+CREATE TABLE wh.of_domain (anonymous_id wh.id, user_id text, x int);
+DROP DOMAIN wh.id CASCADE;
+INSERT INTO wh.of_domain VALUES ('bob', 1);
+SELECT reason FROM optout.unguarded WHERE severity = 'fault';
+BEGIN;
+SELECT optout.guard_schema('wh', ARRAY['user_id', 'anonymous_id'], fixed_organization => 'default');
+INSERT INTO wh.of_domain VALUES ('alice', 1), ('bob', 1) RETURNING *;
+INSERT INTO wh.explained VALUES ('alice'), ('bob') RETURNING *;
+SELECT reason FROM optout.unguarded WHERE severity = 'fault';
+ROLLBACK;
+DROP TABLE wh.explained, wh.of_domain;
 
 -- With an organization: a table without it is not guarded
 CREATE SCHEMA org;

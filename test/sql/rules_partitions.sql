@@ -39,6 +39,47 @@ INSERT INTO wh.event SELECT u, d FROM unnest('{alice,bob}'::text[]) u, unnest('{
 INSERT INTO wh.event_may_alice VALUES ('alice', '2026-05-02') RETURNING *;
 SELECT grantee::regrole, privilege_type FROM pg_proc, aclexplode(proacl) WHERE oid = 'optout.discard_opted_out()'::regprocedure AND grantee <> 10;
 
+-- REASSIGN OWNED tells nobody: Limits.
+BEGIN;
+CREATE ROLE regress_heir;
+GRANT USAGE, CREATE ON SCHEMA wh TO regress_heir;
+CREATE TABLE wh.inherited (user_id text) PARTITION BY LIST (user_id);
+ALTER TABLE wh.inherited OWNER TO regress_other;
+REASSIGN OWNED BY regress_other TO regress_heir;
+SAVEPOINT s;
+SET LOCAL ROLE regress_heir;
+CREATE TABLE wh.inherited_any PARTITION OF wh.inherited DEFAULT;
+ROLLBACK TO s;
+SELECT optout.guard_schema('wh');
+SET LOCAL ROLE regress_heir;
+CREATE TABLE wh.inherited_any PARTITION OF wh.inherited DEFAULT;
+INSERT INTO wh.inherited VALUES ('alice'), ('bob') RETURNING *;
+ROLLBACK;
+
+-- Functions of the owner's, in partition keys, run as the owner, whoever creates the guard.
+SET ROLE regress_loader;
+CREATE FUNCTION parts.trap(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$
+BEGIN
+	IF current_user <> 'regress_loader' THEN RAISE 'it runs with the rights of another role'; END IF;
+	RETURN $1;
+END $$;
+CREATE TABLE wh.trapped (user_id text, a int) PARTITION BY RANGE ((a * parts.trap(1)));
+CREATE TABLE wh.trapped_low PARTITION OF wh.trapped FOR VALUES FROM (0) TO (100) PARTITION BY RANGE ((a + parts.trap(1)));
+CREATE TABLE wh.trapped_any PARTITION OF wh.trapped_low DEFAULT;
+ALTER TABLE wh.trapped RENAME user_id TO person;
+ALTER TABLE wh.trapped RENAME person TO user_id;
+RESET ROLE;
+SELECT optout.guard_schema('wh', ARRAY['user_id', 'person']);
+SELECT optout.guard_schema('wh');
+SELECT * FROM guards WHERE relation::text ~ 'trapped';
+SELECT optout.guard('wh.trapped');
+SELECT * FROM guards WHERE relation::text ~ 'trapped';
+SET ROLE regress_loader;
+INSERT INTO wh.trapped VALUES ('alice', 1), ('bob', 1) RETURNING *;
+DROP TABLE wh.trapped;
+DROP FUNCTION parts.trap;
+RESET ROLE;
+
 -- Detached: the rule guards it again, if the schema is its
 SET ROLE regress_loader;
 ALTER TABLE wh.event DETACH PARTITION wh.event_mar;

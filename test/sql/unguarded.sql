@@ -56,6 +56,55 @@ SELECT name, ok, detail FROM optout.checks WHERE name <> 'filter';
 SELECT optout.repair();
 SELECT name, ok, detail FROM optout.checks WHERE name <> 'filter';
 
+-- Guards that others have made with the trigger's function, and that miss events
+CREATE TABLE shop.made (user_id text, device text, doc jsonb, at timestamptz);
+CREATE FUNCTION made(events text, condition text, VARIADIC arguments text[])
+RETURNS TABLE (reason text, severity text) LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('CREATE TRIGGER by_hand %s ON shop.made %s EXECUTE FUNCTION optout.discard_opted_out(%s)', events, condition,
+				   (SELECT string_agg(quote_literal(a), ', ' ORDER BY o) FROM unnest(arguments) WITH ORDINALITY AS u (a, o)));
+	ALTER TABLE shop.made ENABLE ALWAYS TRIGGER by_hand;
+	RETURN QUERY SELECT u.reason, u.severity FROM optout.unguarded u WHERE relation = 'shop.made'::regclass;
+	DROP TRIGGER by_hand ON shop.made;
+END $$;
+SELECT * FROM made('BEFORE INSERT OR UPDATE', 'FOR EACH ROW WHEN (NEW.device IS NULL)', 'user_id=user_id');
+SELECT * FROM made('BEFORE INSERT', 'FOR EACH ROW', 'user_id=user_id');
+SELECT * FROM made('BEFORE UPDATE', 'FOR EACH ROW', 'user_id=user_id');
+SELECT * FROM made('BEFORE DELETE', 'FOR EACH ROW', 'user_id=user_id');
+SELECT * FROM made('BEFORE INSERT OR UPDATE', '', 'user_id=user_id');
+SELECT * FROM made('AFTER INSERT OR UPDATE', 'FOR EACH ROW', 'user_id=user_id');
+SELECT * FROM made('BEFORE INSERT OR UPDATE OF user_id', 'FOR EACH ROW', 'user_id', 'user_id=device');
+SELECT * FROM made('BEFORE INSERT OR UPDATE OF user_id', 'FOR EACH ROW', 'user_id', 'user_id=$.id', 'payload=doc');
+-- nothing to repair, and no promise to give
+CREATE TRIGGER by_hand BEFORE INSERT OR UPDATE ON shop.made FOR EACH ROW WHEN (NEW.device IS NULL) EXECUTE FUNCTION optout.discard_opted_out('user_id=user_id');
+ALTER TABLE shop.made ENABLE ALWAYS TRIGGER by_hand;
+SELECT optout.repair();
+SELECT ok, detail FROM optout.checks WHERE name = 'unguarded';
+CALL optout.purge('{alice}');
+\echo :LAST_ERROR_SQLSTATE
+DROP TRIGGER by_hand ON shop.made;
+-- these miss none
+SELECT * FROM made('BEFORE INSERT OR UPDATE OF user_id', 'FOR EACH ROW', 'user_id');
+SELECT * FROM made('BEFORE INSERT OR UPDATE', 'FOR EACH ROW', 'user_id=user_id');
+SELECT * FROM made('BEFORE INSERT OR UPDATE OF user_id, doc', 'FOR EACH ROW', 'user_id', 'user_id=$.id', 'payload');
+-- what makes no sense fails as it fires, and lets nothing pass
+CREATE FUNCTION fires(VARIADIC arguments text[]) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM made('BEFORE INSERT OR UPDATE', 'FOR EACH ROW', 'user_id=user_id');
+	EXECUTE format('CREATE TRIGGER by_hand BEFORE INSERT ON shop.made FOR EACH ROW EXECUTE FUNCTION optout.discard_opted_out(%s)',
+				   (SELECT string_agg(quote_literal(a), ', ' ORDER BY o) FROM unnest(arguments) WITH ORDINALITY AS u (a, o)));
+	INSERT INTO shop.made VALUES ('bob', 'd', '{"id": "alice"}', now());
+	RETURN 'stored';
+EXCEPTION WHEN others THEN
+	RETURN SQLERRM;
+END $$;
+SELECT arguments, fires(VARIADIC arguments) FROM (VALUES ('{}'::text[]), ('{user_id=$.id}'), ('{user_id=user_id,organization=$.org}'), ('{user_id=user_id,occurred_at=$.at,payload=doc}'),
+	('{user_id=user_id,occurred_at=at,time_zone=Nowhere}'), ('{user_id=user_id,occurred_at=$.at,payload=doc,time_zone=Nowhere}'), ('{user_id=$.id,payload=device}'),
+	('{user_id=user_id,fixed_organization=}'), ('{user_id=user_id,more=x}'), ('{organization=device}'), ('{user_id=gone}')) AS v (arguments);
+SELECT user_ids, organization FROM optout.guarded WHERE relation = 'shop.made'::regclass;
+DROP FUNCTION made, fires;
+DROP TABLE shop.made;
+
 -- What is discarded of organizations that are not in the directory
 INSERT INTO shop.event VALUES (1, 'alice', NULL, NULL, NULL, NULL);
 SELECT ok, detail FROM optout.checks WHERE name = 'organizations';
@@ -84,6 +133,30 @@ ALTER TABLE optout.opt_out_period DISABLE TRIGGER optout_aliases;
 DELETE FROM optout.user_alias;
 SELECT ok FROM optout.checks WHERE name = 'aliases';
 DELETE FROM optout.opt_out_period WHERE user_id = 'alice';
+SELECT ok FROM optout.checks WHERE name = 'aliases';
+ROLLBACK;
+SELECT ok FROM optout.checks WHERE name = 'aliases';
+
+-- as many are out as should be, but by themselves, or with somebody else
+SELECT optout.enroll('carl'), optout.opt_out('carl'), optout.link('carl', '{c1}');
+SELECT ok FROM optout.checks WHERE name = 'aliases';
+BEGIN;
+UPDATE optout.opt_out_period SET alias_of = NULL WHERE user_id = 'c1';
+SELECT ok FROM optout.checks WHERE name = 'aliases';
+ROLLBACK;
+BEGIN;
+UPDATE optout.opt_out_period p SET alias_of = 'alice', opted_out_at = (SELECT opted_out_at FROM optout.opt_out_period WHERE user_id = 'alice') WHERE user_id = 'c1';
+SELECT ok FROM optout.checks WHERE name = 'aliases';
+ROLLBACK;
+BEGIN;
+UPDATE optout.opt_out_period SET opted_out_at = opted_out_at - interval '1 hour' WHERE user_id = 'c1';
+SELECT ok FROM optout.checks WHERE name = 'aliases';
+ROLLBACK;
+-- one too many, and one too few
+BEGIN;
+DELETE FROM optout.opt_out_period WHERE user_id = 'c1';
+INSERT INTO optout.opt_out_period (organization, user_id, opted_out_at, opted_out_by, alias_of)
+SELECT organization, 'b1', opted_out_at, opted_out_by, 'carl' FROM optout.opt_out_period WHERE user_id = 'carl';
 SELECT ok FROM optout.checks WHERE name = 'aliases';
 ROLLBACK;
 SELECT ok FROM optout.checks WHERE name = 'aliases';
