@@ -156,7 +156,7 @@ RETURNS void
 AS 'MODULE_PATHNAME', 'optout_guard_schema' LANGUAGE C
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.guard_schema(regnamespace, text[], varchar, varchar, name, text, text) IS
-'Guard every table of a schema that has any of the columns, by the columns that it has. From then on, also guard every table that anybody creates there, moves there, or gives such a column. The arguments are those of optout.guard(). Calling it again replaces the rule. What cannot be guarded is a WARNING, and a fault in optout.unguarded. Waits for transactions that have created tables there. For superusers and the owner of the extension.';
+'Guard every table of a schema that has any of the columns, by the columns that it has. From then on, also guard every table that anybody creates there, moves there, or gives such a column. The arguments are those of optout.guard(). Calling it again replaces the rule. A NOTICE names a column that none of the tables has. What cannot be guarded is a WARNING, and a fault in optout.unguarded. Waits for transactions that have created tables there. For superusers and the owner of the extension.';
 
 CREATE FUNCTION optout.unguard_schema(schema name)
 RETURNS void
@@ -697,6 +697,8 @@ SELECT o.*
 		 WHERE p.opted_in_at IS NULL AND p.alias_of IS NULL AND p.organization = r.organization
 		OFFSET 0) o
  WHERE NOT EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*');
+COMMENT ON COLUMN optout.opt_out_list.display_name IS 'Name of the user; NULL where the directory has none.';
+COMMENT ON COLUMN optout.opt_out_list.email IS 'Mail address of the user; NULL where the directory has none.';
 COMMENT ON COLUMN optout.opt_out_list.aliases IS 'Other ids of the user, sorted; empty where there are none.';
 
 CREATE OR REPLACE VIEW optout.opt_out_history WITH (security_barrier) AS
@@ -874,7 +876,10 @@ CREATE VIEW optout.checks WITH (security_barrier) AS
 SELECT c.name, c.ok, c.detail
   FROM (SELECT 'filter' AS name,
 			   s.shared_filter = 'ready' OR pg_catalog.pg_is_in_recovery() AS ok,
-			   s.shared_filter AS detail
+			   CASE s.shared_filter
+				   WHEN 'absent' THEN 'absent: optout is not in shared_preload_libraries, or optout.filter_memory is 0'
+				   ELSE s.shared_filter
+			   END AS detail
 		  FROM optout.status s
 		 UNION ALL
 		SELECT 'guards', pg_catalog.count(*) FILTER (WHERE g.fires <> 'always') = 0,

@@ -403,7 +403,7 @@ RETURNS void
 AS 'MODULE_PATHNAME', 'optout_guard_schema' LANGUAGE C
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.guard_schema(regnamespace, text[], varchar, varchar, name, text, text) IS
-'Guard every table of a schema that has any of the columns, by the columns that it has. From then on, also guard every table that anybody creates there, moves there, or gives such a column. The arguments are those of optout.guard(). Calling it again replaces the rule. What cannot be guarded is a WARNING, and a fault in optout.unguarded. Waits for transactions that have created tables there. For superusers and the owner of the extension.';
+'Guard every table of a schema that has any of the columns, by the columns that it has. From then on, also guard every table that anybody creates there, moves there, or gives such a column. The arguments are those of optout.guard(). Calling it again replaces the rule. A NOTICE names a column that none of the tables has. What cannot be guarded is a WARNING, and a fault in optout.unguarded. Waits for transactions that have created tables there. For superusers and the owner of the extension.';
 
 CREATE FUNCTION optout.unguard_schema(schema name)
 RETURNS void
@@ -798,8 +798,8 @@ COMMENT ON VIEW optout.opt_out_list IS
 'Users of your organizations who are opted out now, in the directory or not.';
 COMMENT ON COLUMN optout.opt_out_list.organization IS 'Organization the user was opted out of.';
 COMMENT ON COLUMN optout.opt_out_list.user_id IS 'Id of the user.';
-COMMENT ON COLUMN optout.opt_out_list.display_name IS 'Name of the user, where the directory holds them.';
-COMMENT ON COLUMN optout.opt_out_list.email IS 'Mail address of the user, where the directory holds them.';
+COMMENT ON COLUMN optout.opt_out_list.display_name IS 'Name of the user; NULL where the directory has none.';
+COMMENT ON COLUMN optout.opt_out_list.email IS 'Mail address of the user; NULL where the directory has none.';
 COMMENT ON COLUMN optout.opt_out_list.opted_out_at IS 'Since when.';
 COMMENT ON COLUMN optout.opt_out_list.opted_out_by IS 'Role that opted the user out.';
 COMMENT ON COLUMN optout.opt_out_list.reason IS 'Reason given, if any.';
@@ -1155,7 +1155,10 @@ CREATE VIEW optout.checks WITH (security_barrier) AS
 SELECT c.name, c.ok, c.detail
   FROM (SELECT 'filter' AS name,
 			   s.shared_filter = 'ready' OR pg_catalog.pg_is_in_recovery() AS ok,
-			   s.shared_filter AS detail
+			   CASE s.shared_filter
+				   WHEN 'absent' THEN 'absent: optout is not in shared_preload_libraries, or optout.filter_memory is 0'
+				   ELSE s.shared_filter
+			   END AS detail
 		  FROM optout.status s
 		 UNION ALL
 		SELECT 'guards', pg_catalog.count(*) FILTER (WHERE g.fires <> 'always') = 0,
