@@ -1202,7 +1202,10 @@ SELECT c.name, c.ok, c.detail
 			   COALESCE('not in the directory: ' || pg_catalog.string_agg(o.organization, ', ' ORDER BY o.organization) FILTER (WHERE o.unknown),
 						pg_catalog.count(*) || ' with discards in the last 24 hours')
 		  FROM (SELECT l.organization,
-					   NOT EXISTS (SELECT FROM optout.product_user u WHERE u.organization = l.organization) AS unknown
+					   NOT EXISTS (SELECT FROM optout.product_user u WHERE u.organization = l.organization)
+					   -- a subscriber has the list, but no directory
+					   AND NOT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel s
+					   				 WHERE s.srrelid = 'optout.opt_out_period'::pg_catalog.regclass) AS unknown
 				  FROM optout.discard_ledger l
 				 WHERE l.hour > pg_catalog.now() - interval '24 hours'
 				 GROUP BY l.organization) o) c
@@ -1210,7 +1213,7 @@ SELECT c.name, c.ok, c.detail
 COMMENT ON VIEW optout.checks IS
 'Whether all is well: a row for each check, for roles that may read every organization; others see none. Cheap enough to be read every minute.';
 COMMENT ON COLUMN optout.checks.name IS
-'''filter'': the shared filter is ready, or this is a standby; ''guards'': every guard fires always, and so does the event trigger of rules; ''unguarded'': no fault in optout.unguarded; ''replicas'': each is connected, has its copy, and is at most 16 MB of write-ahead log behind; ''aliases'': each is opted out now if its user is, and since the same time (optout.verify() checks the past as well); ''organizations'': every organization with discards in the last 24 hours has users in the directory.';
+'''filter'': the shared filter is ready, or this is a standby; ''guards'': every guard fires always, and so does the event trigger of rules; ''unguarded'': no fault in optout.unguarded; ''replicas'': each is connected, has its copy, and is at most 16 MB of write-ahead log behind; ''aliases'': each is opted out now if its user is, and since the same time (optout.verify() checks the past as well); ''organizations'': every organization with discards in the last 24 hours has users in the directory, or a subscription brings the list.';
 COMMENT ON COLUMN optout.checks.ok IS 'Whether the check is passed.';
 COMMENT ON COLUMN optout.checks.detail IS 'What is wrong, or what was checked.';
 
