@@ -156,7 +156,7 @@ RETURNS void
 AS 'MODULE_PATHNAME', 'optout_guard_schema' LANGUAGE C
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.guard_schema(regnamespace, text[], varchar, varchar, name, text, text) IS
-'Guard every table of a schema that has any of the columns, by the columns that it has. From then on, also guard every table that anybody creates there, moves there, or gives such a column. The arguments are those of optout.guard(). Calling it again replaces the rule. What cannot be guarded is a WARNING, and a fault in optout.unguarded. Waits for transactions that have created tables there. For superusers and the owner of the extension.';
+'Guard every table of a schema that has any of the columns, by the columns that it has. From then on, also guard every table that anybody creates there, moves there, or gives such a column. The arguments are those of optout.guard(). Calling it again replaces the rule. A NOTICE names a column that none of the tables has. What cannot be guarded is a WARNING, and a fault in optout.unguarded. Waits for transactions that have created tables there. For superusers and the owner of the extension.';
 
 CREATE FUNCTION optout.unguard_schema(schema name)
 RETURNS void
@@ -698,6 +698,8 @@ SELECT o.*
 		 WHERE p.opted_in_at IS NULL AND p.alias_of IS NULL AND p.organization = r.organization
 		OFFSET 0) o
  WHERE NOT EXISTS (SELECT FROM optout.readable_organization r WHERE r.organization = '*');
+COMMENT ON COLUMN optout.opt_out_list.display_name IS 'Name of the user; NULL where the directory has none.';
+COMMENT ON COLUMN optout.opt_out_list.email IS 'Mail address of the user; NULL where the directory has none.';
 COMMENT ON COLUMN optout.opt_out_list.aliases IS 'Other ids of the user, sorted; empty where there are none.';
 
 CREATE OR REPLACE VIEW optout.opt_out_history WITH (security_barrier) AS
@@ -881,7 +883,10 @@ CREATE VIEW optout.checks WITH (security_barrier) AS
 SELECT c.name, c.ok, c.detail
   FROM (SELECT 'filter' AS name,
 			   s.shared_filter = 'ready' OR pg_catalog.pg_is_in_recovery() AS ok,
-			   s.shared_filter AS detail
+			   CASE s.shared_filter
+				   WHEN 'absent' THEN 'absent: optout is not in shared_preload_libraries, or optout.filter_memory is 0'
+				   ELSE s.shared_filter
+			   END AS detail
 		  FROM optout.status s
 		 UNION ALL
 		SELECT 'guards', pg_catalog.count(*) FILTER (WHERE g.fires <> 'always') = 0,
@@ -935,7 +940,10 @@ SELECT c.name, c.ok, c.detail
 			   COALESCE('not in the directory: ' || pg_catalog.string_agg(o.organization, ', ' ORDER BY o.organization) FILTER (WHERE o.unknown),
 						pg_catalog.count(*) || ' with discards in the last 24 hours')
 		  FROM (SELECT l.organization,
-					   NOT EXISTS (SELECT FROM optout.product_user u WHERE u.organization = l.organization) AS unknown
+					   NOT EXISTS (SELECT FROM optout.product_user u WHERE u.organization = l.organization)
+					   -- a subscriber has the list, but no directory
+					   AND NOT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel s
+					   				 WHERE s.srrelid = 'optout.opt_out_period'::pg_catalog.regclass) AS unknown
 				  FROM optout.discard_ledger l
 				 WHERE l.hour > pg_catalog.now() - interval '24 hours'
 				 GROUP BY l.organization) o) c
@@ -943,7 +951,7 @@ SELECT c.name, c.ok, c.detail
 COMMENT ON VIEW optout.checks IS
 'Whether all is well: a row for each check, for roles that may read every organization; others see none. Cheap enough to be read every minute.';
 COMMENT ON COLUMN optout.checks.name IS
-'''filter'': the shared filter is ready, or this is a standby; ''guards'': every guard fires always, and so does the event trigger of rules; ''unguarded'': no fault in optout.unguarded; ''replicas'': each is connected, has its copy, and is at most 16 MB of write-ahead log behind; ''aliases'': each is opted out now if its user is, and since the same time (optout.verify() checks the past as well); ''organizations'': every organization with discards in the last 24 hours has users in the directory.';
+'''filter'': the shared filter is ready, or this is a standby; ''guards'': every guard fires always, and so does the event trigger of rules; ''unguarded'': no fault in optout.unguarded; ''replicas'': each is connected, has its copy, and is at most 16 MB of write-ahead log behind; ''aliases'': each is opted out now if its user is, and since the same time (optout.verify() checks the past as well); ''organizations'': every organization with discards in the last 24 hours has users in the directory, or a subscription brings the list.';
 COMMENT ON COLUMN optout.checks.ok IS 'Whether the check is passed.';
 COMMENT ON COLUMN optout.checks.detail IS 'What is wrong, or what was checked.';
 REVOKE ALL ON optout.checks FROM PUBLIC;

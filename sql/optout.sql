@@ -404,7 +404,7 @@ RETURNS void
 AS 'MODULE_PATHNAME', 'optout_guard_schema' LANGUAGE C
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION optout.guard_schema(regnamespace, text[], varchar, varchar, name, text, text) IS
-'Guard every table of a schema that has any of the columns, by the columns that it has. From then on, also guard every table that anybody creates there, moves there, or gives such a column. The arguments are those of optout.guard(). Calling it again replaces the rule. What cannot be guarded is a WARNING, and a fault in optout.unguarded. Waits for transactions that have created tables there. For superusers and the owner of the extension.';
+'Guard every table of a schema that has any of the columns, by the columns that it has. From then on, also guard every table that anybody creates there, moves there, or gives such a column. The arguments are those of optout.guard(). Calling it again replaces the rule. A NOTICE names a column that none of the tables has. What cannot be guarded is a WARNING, and a fault in optout.unguarded. Waits for transactions that have created tables there. For superusers and the owner of the extension.';
 
 CREATE FUNCTION optout.unguard_schema(schema name)
 RETURNS void
@@ -799,8 +799,8 @@ COMMENT ON VIEW optout.opt_out_list IS
 'Users of your organizations who are opted out now, in the directory or not.';
 COMMENT ON COLUMN optout.opt_out_list.organization IS 'Organization the user was opted out of.';
 COMMENT ON COLUMN optout.opt_out_list.user_id IS 'Id of the user.';
-COMMENT ON COLUMN optout.opt_out_list.display_name IS 'Name of the user, where the directory holds them.';
-COMMENT ON COLUMN optout.opt_out_list.email IS 'Mail address of the user, where the directory holds them.';
+COMMENT ON COLUMN optout.opt_out_list.display_name IS 'Name of the user; NULL where the directory has none.';
+COMMENT ON COLUMN optout.opt_out_list.email IS 'Mail address of the user; NULL where the directory has none.';
 COMMENT ON COLUMN optout.opt_out_list.opted_out_at IS 'Since when.';
 COMMENT ON COLUMN optout.opt_out_list.opted_out_by IS 'Role that opted the user out.';
 COMMENT ON COLUMN optout.opt_out_list.reason IS 'Reason given, if any.';
@@ -1165,7 +1165,10 @@ CREATE VIEW optout.checks WITH (security_barrier) AS
 SELECT c.name, c.ok, c.detail
   FROM (SELECT 'filter' AS name,
 			   s.shared_filter = 'ready' OR pg_catalog.pg_is_in_recovery() AS ok,
-			   s.shared_filter AS detail
+			   CASE s.shared_filter
+				   WHEN 'absent' THEN 'absent: optout is not in shared_preload_libraries, or optout.filter_memory is 0'
+				   ELSE s.shared_filter
+			   END AS detail
 		  FROM optout.status s
 		 UNION ALL
 		SELECT 'guards', pg_catalog.count(*) FILTER (WHERE g.fires <> 'always') = 0,
@@ -1219,7 +1222,10 @@ SELECT c.name, c.ok, c.detail
 			   COALESCE('not in the directory: ' || pg_catalog.string_agg(o.organization, ', ' ORDER BY o.organization) FILTER (WHERE o.unknown),
 						pg_catalog.count(*) || ' with discards in the last 24 hours')
 		  FROM (SELECT l.organization,
-					   NOT EXISTS (SELECT FROM optout.product_user u WHERE u.organization = l.organization) AS unknown
+					   NOT EXISTS (SELECT FROM optout.product_user u WHERE u.organization = l.organization)
+					   -- a subscriber has the list, but no directory
+					   AND NOT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel s
+					   				 WHERE s.srrelid = 'optout.opt_out_period'::pg_catalog.regclass) AS unknown
 				  FROM optout.discard_ledger l
 				 WHERE l.hour > pg_catalog.now() - interval '24 hours'
 				 GROUP BY l.organization) o) c
@@ -1227,7 +1233,7 @@ SELECT c.name, c.ok, c.detail
 COMMENT ON VIEW optout.checks IS
 'Whether all is well: a row for each check, for roles that may read every organization; others see none. Cheap enough to be read every minute.';
 COMMENT ON COLUMN optout.checks.name IS
-'''filter'': the shared filter is ready, or this is a standby; ''guards'': every guard fires always, and so does the event trigger of rules; ''unguarded'': no fault in optout.unguarded; ''replicas'': each is connected, has its copy, and is at most 16 MB of write-ahead log behind; ''aliases'': each is opted out now if its user is, and since the same time (optout.verify() checks the past as well); ''organizations'': every organization with discards in the last 24 hours has users in the directory.';
+'''filter'': the shared filter is ready, or this is a standby; ''guards'': every guard fires always, and so does the event trigger of rules; ''unguarded'': no fault in optout.unguarded; ''replicas'': each is connected, has its copy, and is at most 16 MB of write-ahead log behind; ''aliases'': each is opted out now if its user is, and since the same time (optout.verify() checks the past as well); ''organizations'': every organization with discards in the last 24 hours has users in the directory, or a subscription brings the list.';
 COMMENT ON COLUMN optout.checks.ok IS 'Whether the check is passed.';
 COMMENT ON COLUMN optout.checks.detail IS 'What is wrong, or what was checked.';
 

@@ -153,6 +153,8 @@ event_check_column(Relation rel, EventRole role, const char *colname, bool has_t
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
 				 errmsg("column \"%s\" of relation \"%s\" does not exist",
 						colname, RelationGetRelationName(rel)),
+				 role == EVENT_ORGANIZATION ?
+				 errhint("Pass the name of the column that holds the event's organization, or the organization of all events as fixed_organization.") :
 				 errhint("Pass the name of the column that holds the event's %s.",
 						 event_role_names[role])));
 	if (attnum < 0)

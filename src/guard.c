@@ -131,7 +131,9 @@ guard_open_own_table(FunctionCallInfo fcinfo)
 		rel->rd_rel->relkind != RELKIND_FOREIGN_TABLE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"%s\" is not a table", RelationGetRelationName(rel))));
+				 errmsg("\"%s\" is not a table", RelationGetRelationName(rel)),
+				 rel->rd_rel->relkind == RELKIND_VIEW ?
+				 errhint("Pass the table that the view reads.") : 0));
 	return rel;
 }
 

@@ -448,7 +448,8 @@ links_refuse_foreign(text *organization, const Links *links)
 					 errmsg("\"%s\" of organization \"%s\" is an alias of user \"%s\"",
 							ident_for_message(DatumGetTextPP(existing.links[e].alias)),
 							ident_for_message(organization),
-							ident_for_message(DatumGetTextPP(existing.links[e].user)))));
+							ident_for_message(DatumGetTextPP(existing.links[e].user))),
+					 errhint("If it is that user's no more, take it away with optout.unlink() first.")));
 		e++;
 	}
 }

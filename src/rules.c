@@ -131,6 +131,7 @@ static bool rules_check_source(const GuardRequest *request, EventRole role, cons
 static void rules_check_schema(const char *schema, Oid nspid);
 static void rules_lock_schema(Oid nspid);
 static void rules_write(FunctionCallInfo fcinfo, const char *schema);
+static void rules_note_missing(Oid nspid, const char *schema, const GuardRequest *request);
 static bool rules_exist(void);
 static bool rules_find(const char *schema, GuardRequest *rule);
 static char *rules_get_text(Relation rel, HeapTuple tuple, int attnum);
@@ -191,6 +192,7 @@ optout_guard_schema(PG_FUNCTION_ARGS)
 	guard_note_organizations(&request, "rule for schema", schema);
 	rules_write(fcinfo, schema);
 	rules_look_at_schema(nspid, &reason);
+	rules_note_missing(nspid, schema, &request);
 	PG_RETURN_VOID();
 }
 
@@ -324,6 +326,39 @@ rules_write(FunctionCallInfo fcinfo, const char *schema)
 				   " = ROW (EXCLUDED.user_ids, EXCLUDED.organization, EXCLUDED.occurred_at,"
 				   " EXCLUDED.payload, EXCLUDED.time_zone, EXCLUDED.fixed_organization)",
 				   Natts_rule, argtypes, values, nulls);
+}
+
+/*
+ * Say which columns none of the schema's tables has, since a misspelled one would
+ * guard nothing, silently.  All of them may be yet to come, so it is no error.  (A
+ * missing organization is another matter: such tables could not be guarded.)
+ */
+static void
+rules_note_missing(Oid nspid, const char *schema, const GuardRequest *request)
+{
+	List	   *relids = rules_tables_with(Anum_pg_class_relnamespace, nspid);
+	List	   *columns = list_copy(request->user_ids);
+	ListCell   *column;
+
+	if (relids == NIL)
+		return;
+	if (request->occurred_at != NULL)
+		columns = lappend(columns, request->occurred_at);
+	if (request->payload != NULL)
+		columns = lappend(columns, request->payload);
+	foreach(column, columns)
+	{
+		const char *name = lfirst(column);
+		bool		found = name[0] == '$';	/* a path */
+		ListCell   *relid;
+
+		foreach(relid, relids)
+			found = found || get_attnum(lfirst_oid(relid), name) > 0;
+		if (!found)
+			ereport(NOTICE,
+					(errmsg("no table of schema \"%s\" has a column \"%s\"", schema, name),
+					 errhint("Check the name, unless tables with this column are yet to come.")));
+	}
 }
 
 /*

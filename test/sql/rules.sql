@@ -222,6 +222,8 @@ CREATE TABLE wh.both (user_id text, person text);
 SELECT relation, user_ids, by_rule FROM guards;
 SELECT optout.guard_schema('wh', ARRAY['person']);
 SELECT relation, user_ids, by_rule FROM guards;
+-- a NOTICE of each column that no table has
+SELECT optout.guard_schema('wh', ARRAY['person', 'usr_id', '$.user.id'], occurred_at => 'occured_at', payload => 'data');
 SELECT optout.guard_schema('wh');
 SELECT relation, user_ids, by_rule FROM guards;
 -- by hand instead of the rule's, and back

@@ -99,6 +99,8 @@ $reader->quit;
 $node->append_conf('postgresql.conf', "optout.filter_memory = 0\n");
 $node->restart;
 is($node->safe_psql('postgres', $status), 'absent', 'no memory wanted');
+is($node->safe_psql('postgres', q{SELECT ok, detail FROM optout.checks WHERE name = 'filter'}),
+	'f|absent: optout is not in shared_preload_libraries, or optout.filter_memory is 0', 'the check says why');
 check('a b d e', 'no memory wanted');
 
 done_testing();

@@ -129,6 +129,8 @@ for my $server (@ingest)
 }
 is(discarded($_), 'bob / bob', "server $_: the first copy is in force") for 1 .. 3;
 is($_->safe_psql('postgres', 'SELECT count(*) FROM optout.product_user'), '0', 'no names and addresses there') for @ingest;
+is($_->safe_psql('postgres', q{SELECT ok, detail FROM optout.checks WHERE name = 'organizations'}),
+	't|1 with discards in the last 24 hours', 'and no check misses them') for @ingest;
 
 # What doc/fleet.md says to do for an opt-out
 my ($said) = $authority->safe_psql('postgres', $opt_out);
