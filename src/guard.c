@@ -590,7 +590,7 @@ guard_create(Relation rel, const GuardRequest *request)
 	guard_warn_of_gaps(rel);
 	guard_note_organizations(request, "guard of relation", RelationGetRelationName(rel));
 
-	/* close it, for DROP TRIGGER wants no other user of it; the lock remains */
+	/* close it, for ALTER TABLE wants no other user of it; the lock remains */
 	relname = guard_relation_name(rel);
 	relation_close(rel, NoLock);
 	guard_put(relid, relname, GUARD_TRIGGER, &trigger);
@@ -895,19 +895,21 @@ static void
 guard_put(Oid relid, const char *relname, const char *name, const GuardTrigger *trigger)
 {
 	List	   *partitioned = guard_open_partitioned(relid);
-	Relation	rel;
 	ListCell   *cell;
 
 	guard_run(psprintf("CREATE OR REPLACE TRIGGER %s BEFORE INSERT OR UPDATE%s%s ON %s FOR EACH ROW"
 					   " EXECUTE FUNCTION optout.discard_opted_out(%s)",
 					   name, trigger->columns != NIL ? " OF " : "", guard_list(trigger->columns, false),
 					   relname, guard_list(trigger->arguments, true)), 0, NULL, NULL);
-	CommandCounterIncrement();
-
-	/* not by ALTER TABLE, which refuses tables that are open */
-	rel = relation_open(relid, NoLock);
-	EnableDisableTrigger(rel, name, InvalidOid, TRIGGER_FIRES_ALWAYS, false, true, ShareRowExclusiveLock);
-	relation_close(rel, NoLock);
+	if (partitioned == NIL)
+	{
+		/* what extensions add to this command, as TimescaleDB, counts */
+		guard_run(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s", relname, name), 0, NULL, NULL);
+		return;
+	}
+	/* it would refuse tables that are open */
+	EnableDisableTrigger(linitial(partitioned), name, InvalidOid, TRIGGER_FIRES_ALWAYS,
+						 false, true, ShareRowExclusiveLock);
 	CommandCounterIncrement();
 	foreach(cell, partitioned)
 		relation_close(lfirst(cell), NoLock);
