@@ -22,7 +22,8 @@ EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(here)/optout
 MODULE_big = optout
 OBJS = $(patsubst %.c,%.o,$(call files,src/*.c))
 # sql/optout.sql is the specification, from which the install script is built
-DATA_built = sql/optout--$(EXTVERSION).sql
+# (with its full path: built elsewhere, one among the sources must not stand for it)
+DATA_built = $(CURDIR)/sql/optout--$(EXTVERSION).sql
 DATA = sql/optout--1.0.sql $(call files,sql/*--*--*.sql) sql/optout-page.sql
 DOCS = $(call files,doc/*)
 PG_CPPFLAGS = -DOPTOUT_VERSION='"$(EXTVERSION)"'
