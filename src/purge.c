@@ -343,9 +343,9 @@ purge_table(StoredTable *table, Match *match, Match *sample, text *organization,
 {
 	ListCell   *cell;
 
-	foreach(cell, table->foreign_tables)
+	foreach(cell, table->foreign_parts)
 		ereport(NOTICE,
-				(errmsg("skipping foreign table %s", (char *) lfirst(cell)),
+				(errmsg("skipping foreign table %s", ((StoredPart *) lfirst(cell))->name),
 				 errdetail("optout.purge() does not delete from foreign tables.")));
 	if (table->is_foreign)
 		return;

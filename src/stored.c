@@ -175,13 +175,13 @@ stored_describe(StoredTable *table, List *guarded, Match *match)
 		if (list_member_oid(except, RelationGetRelid(child)))
 			 /* not here */ ;
 		else if (child->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
-			table->foreign_tables = lappend(table->foreign_tables, guard_relation_name(child));
+			table->foreign_parts = lappend(table->foreign_parts, stored_part(child, true));
 		else if (child->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 			parts = lappend(parts, stored_part(child, true));
 		table->may_keep |= stored_may_keep(child);
 		relation_close(child, NoLock);
 	}
-	table->parts = table->foreign_tables != NIL ? parts : list_make1(stored_part(rel, false));
+	table->parts = table->foreign_parts != NIL ? parts : list_make1(stored_part(rel, false));
 	table->condition = match_condition(rel, guard_shapes(rel), match, &table->sources);
 	table->leaves_unnamed = match_leaves_unnamed(rel, guard_shapes(rel), match);
 	foreach(cell, stored_guarded_parents(table->relid, guarded))
@@ -259,11 +259,14 @@ stored_oid_array(List *oids)
 static StoredPart *
 stored_part(Relation rel, bool only)
 {
-	StoredPart *result = palloc(sizeof(StoredPart));
+	StoredPart *result = palloc0(sizeof(StoredPart));
 
 	result->relid = RelationGetRelid(rel);
-	result->from = psprintf("%s%s", only ? "ONLY " : "", guard_relation_name(rel));
-	result->owner = rel->rd_rel->relowner;
+	result->name = guard_relation_name(rel);
+	result->from = psprintf("%s%s", only ? "ONLY " : "", result->name);
+	/* another server asks who connects to it */
+	if (rel->rd_rel->relkind != RELKIND_FOREIGN_TABLE)
+		result->owner = rel->rd_rel->relowner;
 	result->forces_rls = rel->rd_rel->relforcerowsecurity;
 	return result;
 }
@@ -502,7 +505,6 @@ optout_stored_events(PG_FUNCTION_ARGS)
 	{
 		StoredTable table;
 		Relation	rel = stored_open(lfirst_oid(cell), AccessShareLock, &table, organization);
-		StoredPart	caller = {.relid = lfirst_oid(cell)};
 		Datum		values[2];
 		bool		nulls[2] = {false};
 		uint64		count;
@@ -510,15 +512,18 @@ optout_stored_events(PG_FUNCTION_ARGS)
 		if (rel == NULL)
 			continue;
 		if (table.holder == MATCH_OURS)
+		{
 			stored_check_visible(rel, "optout.stored_events()");
+			if (pg_class_aclcheck(table.relid, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+				stored_deny(rel, "optout.stored_events() needs SELECT on every guarded table.");
+		}
 		relation_close(rel, NoLock);
 		if (stored_skips(&table, organization))
 			continue;
 
 		stored_describe(&table, guarded, &match);
 		stored_tell_of_unnamed(&table, organization);
-		caller.from = table.name;
-		table.parts = list_make1(&caller);
+		table.parts = list_concat(table.parts, table.foreign_parts);
 		count = stored_count(&table, &match);
 		if (count == 0)
 			continue;

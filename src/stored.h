@@ -14,6 +14,7 @@
 typedef struct StoredPart
 {
 	Oid			relid;
+	char	   *name;			/* qualified */
 	char	   *from;			/* a table with all that inherits from it, or
 								 * ONLY one */
 	Oid			owner;			/* InvalidOid: the caller, and as a query */
@@ -30,7 +31,7 @@ typedef struct StoredTable
 
 	/* what stored_describe() finds out */
 	List	   *parts;
-	List	   *foreign_tables; /* names of those among its children */
+	List	   *foreign_parts;	/* those among its children */
 	bool		may_keep;		/* a trigger or rule may keep rows */
 	bool		leaves_unnamed; /* rows may name no organization, and count as
 								 * another's */

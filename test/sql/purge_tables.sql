@@ -291,6 +291,22 @@ SET ROLE regress_owner;
 CREATE OR REPLACE FUNCTION trap() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'RESET ROLE'; RETURN OLD; END $$;
 RESET ROLE;
 CALL optout.purge(ARRAY['alice']);
+-- nor does a function that the server evaluates to plan a query, while events are counted
+SET ROLE regress_owner;
+CREATE FUNCTION always(int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+	IF current_user <> 'regress_owner' THEN
+		RAISE WARNING 'runs as %', current_user;
+	END IF;
+	RETURN true;
+END $$;
+CREATE INDEX trap_always ON trap (user_id) WHERE always(1);
+RESET ROLE;
+SELECT * FROM optout.stored_events(ARRAY['alice']);
+SET ROLE regress_owner;
+DROP INDEX trap_always;
+DROP FUNCTION always;
+RESET ROLE;
 -- one that the owner defers is run at once, as the owner
 SET ROLE regress_owner;
 DROP TRIGGER trap ON trap;
