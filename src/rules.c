@@ -349,7 +349,7 @@ rules_note_missing(Oid nspid, const char *schema, const GuardRequest *request)
 	foreach(column, columns)
 	{
 		const char *name = lfirst(column);
-		bool		found = name[0] == '$';	/* a path */
+		bool		found = name[0] == '$'; /* a path */
 		ListCell   *relid;
 
 		foreach(relid, relids)
