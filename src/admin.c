@@ -78,6 +78,7 @@ static AdminArgs admin_begin_for_users(FunctionCallInfo fcinfo, UserIds users,
 									   ProgressCommand command);
 static AdminArgs admin_begin(FunctionCallInfo fcinfo, UserIds users, text *organization,
 							 bool many, ProgressCommand command);
+static void admin_warn_of_subscription(void);
 static void admin_phase(const AdminArgs *args, ProgressPhase phase, uint64 total);
 static void admin_end(const AdminArgs *args);
 static void admin_require_known(text *organization, const UserIds *users,
@@ -118,10 +119,29 @@ admin_begin(FunctionCallInfo fcinfo, UserIds users, text *organization,
 	args.command = command;
 	authority_require_administer(args.organization);
 	tables_prevent_if_read_only(fcinfo);
+	/* enroll() and sign_in() write to the directory only, which is this server's */
+	if (command != PROGRESS_ENROLL)
+		admin_warn_of_subscription();
 	args.reported = many;
 	if (args.reported)
 		progress_begin(command, PROGRESS_LOCKING_USERS, users.count);
 	return args;
+}
+
+/*
+ * Warn where the list comes from another server.  That one does not learn of what is
+ * written here, and once it writes the same row, the subscription stops.
+ */
+static void
+admin_warn_of_subscription(void)
+{
+	char	   *name = complete_subscription();
+
+	if (name != NULL)
+		ereport(WARNING,
+				(errmsg("this server gets its opt-outs by subscription \"%s\"", name),
+				 errdetail("The publisher does not learn of opt-outs that are changed here, and they can stop the subscription."),
+				 errhint("Opt users out and in on the publisher.")));
 }
 
 /*

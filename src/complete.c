@@ -270,3 +270,28 @@ complete_check(void)
 					   "optout.opt_out_period"),
 			 errhint("%s", hint)));
 }
+
+/*
+ * The subscription by which this server gets its list, or is going to; NULL where it
+ * gets none.
+ */
+char *
+complete_subscription(void)
+{
+	Relation	rel = tables_open("opt_out_period", AccessShareLock);
+	CatCList   *list = SearchSysCacheList1(SUBSCRIPTIONRELMAP,
+										   ObjectIdGetDatum(RelationGetRelid(rel)));
+	char	   *result = NULL;
+
+	for (int i = 0; i < list->n_members && result == NULL; i++)
+	{
+		Form_pg_subscription_rel row =
+			(Form_pg_subscription_rel) GETSTRUCT(&list->members[i]->tuple);
+
+		if (complete_of_this_database(row->srsubid))
+			result = get_subscription_name(row->srsubid, true);
+	}
+	ReleaseSysCacheList(list);
+	table_close(rel, NoLock);
+	return result;
+}

@@ -12,5 +12,6 @@ extern void complete_define_settings(void);
 extern void complete_install_hooks(void (*changed) (void));
 extern bool complete(void);
 extern void complete_check(void);
+extern char *complete_subscription(void);
 
 #endif							/* OPTOUT_COMPLETE_H */

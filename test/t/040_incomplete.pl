@@ -175,6 +175,12 @@ answers($reporting, 'copied: standby', 0);
 $authority->wait_for_catchup('events');
 is($ingest->safe_psql('postgres', q{SELECT count(*) FILTER (WHERE user_id = 'alice'), count(*) FILTER (WHERE user_id = 'bob') FROM event}), '0|2',
 	'copied: events that waited for it');
+
+# An opt-out belongs to the publisher
+my $opt_out = q{SELECT optout.enroll('dora'); SELECT optout.opt_out('dora'); SELECT optout.forget('dora', force => true)};
+is(() = errors_of($ingest, $opt_out) =~ /WARNING:  01000: this server gets its opt-outs by subscription "ingest"/g, 2,
+	'a warning for each command that changes the list');
+is(errors_of($authority, $opt_out), '', 'none on the publisher');
 $authority->safe_psql('postgres', 'DROP POLICY wait ON optout.opt_out_period; ALTER TABLE optout.opt_out_period DISABLE ROW LEVEL SECURITY');
 
 # Goes on with what it knows
@@ -211,6 +217,7 @@ $open = OptoutTest::Session->new($ingest);
 $without_filter = OptoutTest::Session->new($ingest);
 $without_filter->query('SET optout.filter = off');
 answers($_, 'dropped', 0) for $open, $without_filter;
+is(errors_of($ingest, $opt_out), '', 'a list of its own again: no warning');
 
 # The order in which a server gets its list anew
 my ($drop, @anew) = (slurp_file("$FindBin::RealBin/../../doc/fleet.md") =~ /^```sql ingest server\n(DROP.*?)^```$/ms)[0] =~ /[^;]+;/g;
