@@ -154,18 +154,6 @@ DROP TABLE "odd ""schema"."E'vent";
 DROP SCHEMA "odd ""schema";
 DROP DOMAIN "My Id", number, ident;
 
--- a collation that takes different strings for the same
-CREATE COLLATION nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
-CREATE TABLE event (user_id text COLLATE nocase, c char(10) COLLATE nocase, o varchar COLLATE nocase);
-CREATE INDEX ON event (user_id);
-SELECT optout.guard('event', ARRAY['user_id', 'c'], organization => 'o');
-INSERT INTO event VALUES ('BOB', NULL, 'acme'), (NULL, 'BOB', 'acme'), ('bob', NULL, 'ACME'), ('bob', NULL, 'acme'), (NULL, 'bob', 'acme'), ('Bob', 'bob', 'acme');
-SELECT optout.opt_out('bob', 'acme');
-CALL optout.purge(ARRAY['bob'], 'acme');
-SELECT * FROM event ORDER BY user_id COLLATE "C", c COLLATE "C", o COLLATE "C";
-DROP TABLE event;
-DROP COLLATION nocase;
-
 -- Organizations: a column of another type, one for all, the setting
 CREATE TABLE team_event (team int, user_id text);
 CREATE TABLE acme_event (user_id text);
