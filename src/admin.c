@@ -119,7 +119,7 @@ admin_begin(FunctionCallInfo fcinfo, UserIds users, text *organization,
 	args.command = command;
 	authority_require_administer(args.organization);
 	tables_prevent_if_read_only(fcinfo);
-	/* enroll() and sign_in() write to the directory only, which is this server's */
+	/* enroll() and sign_in() write to this server's directory only */
 	if (command != PROGRESS_ENROLL)
 		admin_warn_of_subscription();
 	args.reported = many;

@@ -23,7 +23,7 @@
 
 #include "event.h"
 #include "fkey.h"
-#include "guard.h"
+#include "guards.h"
 
 PG_FUNCTION_INFO_V1(optout_discard_opted_out);
 PG_FUNCTION_INFO_V1(optout_discard_event);
@@ -43,7 +43,7 @@ discard_shape(FunctionCallInfo fcinfo)
 		return fcinfo->flinfo->fn_extra;
 
 	oldcontext = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
-	fcinfo->flinfo->fn_extra = guard_shape_by(trigdata->tg_relation, trigdata->tg_trigger);
+	fcinfo->flinfo->fn_extra = guards_shape_by(trigdata->tg_relation, trigdata->tg_trigger);
 	MemoryContextSwitchTo(oldcontext);
 	return fcinfo->flinfo->fn_extra;
 }

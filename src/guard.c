@@ -1,8 +1,8 @@
 /*
  * guard.c
- *		The guard of an event table: optout.guard(), optout.unguard(), and
- *		what other files need to know of guards. discard.c has the trigger
- *		function.
+ *		The guard of an event table: optout.guard(), optout.unguard(), and how
+ *		rules make and drop guards.  guards.c finds the guards that a table has,
+ *		discard.c has their trigger function.
  *
  * The trigger is
  *
@@ -19,17 +19,10 @@
  *
  * A rule for tables to come (rules.c) makes guards as well, by other names and
  * without the list: see guard_create_by_rule().  guard() replaces one of those.
- *
- * Every trigger that calls this function is a guard, whatever its name: the
- * view optout.guarded, unguard() and repair() look for the function.  One that
- * somebody else has made may miss events: see guard_gap().
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
 #include "access/relation.h"
-#include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
@@ -39,13 +32,11 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/partcache.h"
 #include "utils/rel.h"
@@ -53,16 +44,13 @@
 #include "compat.h"
 #include "event.h"
 #include "guard.h"
+#include "guards.h"
 #include "ident.h"
 #include "moment.h"
 #include "tables.h"
 
-#define GUARD_TRIGGER "optout_guard"
-#define GUARD_RULE_TRIGGER "optout_guard_rule"
-
 PG_FUNCTION_INFO_V1(optout_guard);
 PG_FUNCTION_INFO_V1(optout_guard_array);
-PG_FUNCTION_INFO_V1(optout_guard_columns);
 PG_FUNCTION_INFO_V1(optout_unguard);
 
 /* the trigger to be made */
@@ -74,11 +62,6 @@ typedef struct GuardTrigger
 	bool		uses_payload;
 } GuardTrigger;
 
-static bool guard_is_by_rule(const char *name);
-static const char *guard_gap(int16 type, bool has_condition, int ncolumns, List *arguments);
-static const char *guard_gap_of(const Trigger *trigger);
-static Trigger *guard_namesake(Relation rel, const char *name);
-static bool guard_has_any(Oid relid, Oid function);
 static void guard_warn_of_gaps(Relation rel);
 static void guard_warn_of_children(Relation rel);
 static bool guard_other_organizations(void);
@@ -93,8 +76,6 @@ static bool guard_equals(const GuardTrigger *described, const Trigger *trigger);
 static void guard_put(Oid relid, const char *relname, const char *name, const GuardTrigger *trigger);
 static List *guard_open_partitioned(Oid relid);
 static char *guard_list(List *strings, bool literals);
-static List *guard_arguments(Relation pg_trigger, HeapTuple tuple);
-static List *guard_parse_trigger(const Trigger *trigger);
 static char *guard_text_arg(FunctionCallInfo fcinfo, int arg);
 
 /*
@@ -138,179 +119,12 @@ guard_open_own_table(FunctionCallInfo fcinfo)
 }
 
 /*
- * The function whose triggers are guards.
- */
-Oid
-guard_function(void)
-{
-	Oid			function = tables_function("discard_opted_out");
-
-	if (!OidIsValid(function))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("function %s does not exist", "optout.discard_opted_out()")));
-	return function;
-}
-
-/*
- * The guards of a relation.
- */
-Guards
-guard_find(Relation rel)
-{
-	return guard_find_all(rel, guard_function(), TRIGGER_FIRES_ALWAYS);
-}
-
-/*
- * The relation's triggers of the function, which are off unless they fire always
- * or as "fires" says.  Copied, for what the relation cache has of them can be gone
- * after any look-up in a catalog.
- */
-Guards
-guard_find_all(Relation rel, Oid function, char fires)
-{
-	Guards		result = {NIL};
-	TriggerDesc *trigdesc = rel->trigdesc;
-
-	for (int i = 0; trigdesc != NULL && i < trigdesc->numtriggers; i++)
-	{
-		Trigger    *trigger = &trigdesc->triggers[i];
-
-		if (trigger->tgfoid != function)
-			continue;
-		if (trigger->tgisclone)
-			result.inherited = true;
-		else if (guard_is_by_rule(trigger->tgname))
-			result.by_rule = lappend(result.by_rule, pstrdup(trigger->tgname));
-		else
-			result.by_hand = lappend(result.by_hand, pstrdup(trigger->tgname));
-		if (trigger->tgisclone || !guard_is_by_rule(trigger->tgname))
-			result.covered |= guard_gap_of(trigger) == NULL;
-		if (trigger->tgenabled != TRIGGER_FIRES_ALWAYS && trigger->tgenabled != fires)
-			result.off = lappend(result.off, pstrdup(trigger->tgname));
-	}
-	return result;
-}
-
-/*
- * Whether rules give their guards this name; so does the view optout.guarded.
- */
-static bool
-guard_is_by_rule(const char *name)
-{
-	size_t		len = strlen(GUARD_RULE_TRIGGER);
-
-	return strncmp(name, GUARD_RULE_TRIGGER, len) == 0 &&
-		(name[len] == '\0' ||
-		 (name[len] == '_' && name[len + 1] != '\0' &&
-		  strspn(name + len + 1, "0123456789") == strlen(name + len + 1)));
-}
-
-/*
- * What gets past a guard even while it fires always, to be read after its name;
- * NULL for nothing.  guard() and rules make no such guard, but whoever may execute
- * the trigger's function can.
- */
-static const char *
-guard_gap(int16 type, bool has_condition, int ncolumns, List *arguments)
-{
-	ListCell   *cell;
-
-	if (!TRIGGER_FOR_BEFORE(type) || !TRIGGER_FOR_ROW(type))
-		return "does not fire before each row";
-	if (!TRIGGER_FOR_INSERT(type))
-		return "does not fire on INSERT";
-	if (!TRIGGER_FOR_UPDATE(type))
-		return "does not fire on UPDATE";
-	if (has_condition)
-		return "has a WHEN condition";
-
-	/* what it reads by name is no column of its UPDATE OF list */
-	foreach(cell, arguments)
-	{
-		const EventArgument *argument = lfirst(cell);
-
-		if (ncolumns > 0 && argument->column != NULL)
-			return psprintf("does not fire on UPDATE of %s", quote_identifier(argument->column));
-	}
-	return NULL;
-}
-
-static const char *
-guard_gap_of(const Trigger *trigger)
-{
-	return guard_gap(trigger->tgtype, trigger->tgqual != NULL, trigger->tgnattr, guard_parse_trigger(trigger));
-}
-
-/*
- * Raise an error (55000) for a guard of the relation that something gets past even
- * while it fires always.
- */
-void
-guard_refuse_gaps(Relation rel)
-{
-	Oid			function = guard_function();
-	TriggerDesc *trigdesc = CopyTriggerDesc(rel->trigdesc);
-
-	for (int i = 0; trigdesc != NULL && i < trigdesc->numtriggers; i++)
-	{
-		const Trigger *trigger = &trigdesc->triggers[i];
-		const char *gap = trigger->tgfoid == function ? guard_gap_of(trigger) : NULL;
-
-		if (gap != NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("guard \"%s\" of table %s %s", trigger->tgname, guard_relation_name(rel), gap),
-					 errdetail("Events of opted-out users can get past it."),
-					 errhint("Drop the trigger, and let optout.guard() create one.")));
-	}
-}
-
-/*
- * The relation's trigger of this name; NULL where there is none.
- */
-static Trigger *
-guard_namesake(Relation rel, const char *name)
-{
-	TriggerDesc *trigdesc = rel->trigdesc;
-
-	for (int i = 0; trigdesc != NULL && i < trigdesc->numtriggers; i++)
-	{
-		if (strcmp(trigdesc->triggers[i].tgname, name) == 0)
-			return &trigdesc->triggers[i];
-	}
-	return NULL;
-}
-
-/*
- * Whether a relation that we have not opened has a trigger of the function.
- */
-static bool
-guard_has_any(Oid relid, Oid function)
-{
-	Relation	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	bool		found = false;
-
-	ScanKeyInit(&key, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber,
-				F_OIDEQ, ObjectIdGetDatum(relid));
-	scan = systable_beginscan(pg_trigger, TriggerRelidNameIndexId, true, NULL, 1, &key);
-	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
-		found = ((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid == function;
-	systable_endscan(scan);
-	table_close(pg_trigger, AccessShareLock);
-	return found;
-}
-
-/*
  * Warn of what could get past the guard or get in its way later.
  */
 static void
 guard_warn_of_gaps(Relation rel)
 {
-	Oid			discard = guard_function();
+	Oid			discard = guards_function();
 	Oid			owner = rel->rd_rel->relowner;
 	bool		has_children = rel->rd_rel->relkind == RELKIND_RELATION &&
 		find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL;
@@ -367,7 +181,7 @@ guard_warn_of_gaps(Relation rel)
 static void
 guard_warn_of_children(Relation rel)
 {
-	Oid			function = guard_function();
+	Oid			function = guards_function();
 	List	   *children = find_all_inheritors(RelationGetRelid(rel), NoLock, NULL);
 	char	   *first = NULL;
 	int			count = 0;
@@ -377,7 +191,7 @@ guard_warn_of_children(Relation rel)
 	{
 		Oid			child = lfirst_oid(cell);
 
-		if (child == RelationGetRelid(rel) || guard_has_any(child, function))
+		if (child == RelationGetRelid(rel) || guards_has_any(child, function))
 			continue;
 		if (first == NULL)
 			first = get_rel_name(child);
@@ -410,13 +224,6 @@ guard_other_organizations(void)
 		guard_run("SELECT WHERE EXISTS (SELECT FROM optout.user_list WHERE organization < $1)"
 				  " OR EXISTS (SELECT FROM optout.user_list WHERE organization > $1)",
 				  1, argtypes, values) > 0;
-}
-
-char *
-guard_relation_name(Relation rel)
-{
-	return quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-									  RelationGetRelationName(rel));
 }
 
 /*
@@ -552,7 +359,7 @@ guard_check_relation(Relation rel)
 				 errmsg("cannot guard \"%s\", a table of the extension itself",
 						RelationGetRelationName(rel))));
 	guard_check_namesake(rel, GUARD_TRIGGER);
-	if (guard_find(rel).inherited)
+	if (guards_find(rel).inherited)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("partition \"%s\" is guarded through its partitioned table",
@@ -566,8 +373,8 @@ guard_check_relation(Relation rel)
 static void
 guard_check_namesake(Relation rel, const char *name)
 {
-	Oid			discard = guard_function();
-	Trigger    *namesake = guard_namesake(rel, name);
+	Oid			discard = guards_function();
+	Trigger    *namesake = guards_namesake(rel, name);
 
 	if (namesake != NULL && namesake->tgfoid != discard)
 		ereport(ERROR,
@@ -591,7 +398,7 @@ guard_create(Relation rel, const GuardRequest *request)
 	guard_note_organizations(request, "guard of relation", RelationGetRelationName(rel));
 
 	/* close it, for ALTER TABLE wants no other user of it; the lock remains */
-	relname = guard_relation_name(rel);
+	relname = tables_relation_name(rel);
 	relation_close(rel, NoLock);
 	guard_put(relid, relname, GUARD_TRIGGER, &trigger);
 	guard_drop_by_rule(relid, false);
@@ -629,7 +436,7 @@ guard_create_by_rule(Relation rel, const GuardRequest *request)
 {
 	Oid			relid = RelationGetRelid(rel);
 	bool		partitioned = rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
-	Guards		guards = guard_find(rel);
+	Guards		guards = guards_find(rel);
 	GuardTrigger trigger = guard_describe(rel, request, true);
 	char	   *name;
 	char	   *relname;
@@ -640,13 +447,13 @@ guard_create_by_rule(Relation rel, const GuardRequest *request)
 	else
 		name = partitioned ? psprintf(GUARD_RULE_TRIGGER "_%u", relid) : GUARD_RULE_TRIGGER;
 	guard_check_namesake(rel, name);
-	if (guards.by_rule != NIL && guard_equals(&trigger, guard_namesake(rel, name)))
+	if (guards.by_rule != NIL && guard_equals(&trigger, guards_namesake(rel, name)))
 	{
 		relation_close(rel, NoLock);
 		return;
 	}
 
-	relname = guard_relation_name(rel);
+	relname = tables_relation_name(rel);
 	relation_close(rel, NoLock);
 	guard_put(relid, relname, name, &trigger);
 	if (partitioned)
@@ -663,7 +470,7 @@ guard_request_of(Relation rel, const char *name)
 	ListCell   *cell;
 
 	request.has_paths = true;
-	foreach(cell, guard_parse_trigger(guard_namesake(rel, name)))
+	foreach(cell, guards_parse(guards_namesake(rel, name)))
 	{
 		EventArgument *argument = lfirst(cell);
 		char	   *source = argument->attnum != InvalidAttrNumber ?
@@ -719,8 +526,8 @@ guard_drop_by_rule(Oid relid, bool partitions_only)
 		if (partitions_only && lfirst_oid(cell) == relid)
 			continue;
 		rel = relation_open(lfirst_oid(cell), AccessShareLock);
-		names = guard_find(rel).by_rule;
-		relname = guard_relation_name(rel);
+		names = guards_find(rel).by_rule;
+		relname = tables_relation_name(rel);
 		relation_close(rel, NoLock);
 		if (names == NIL || !object_ownercheck(RelationRelationId, lfirst_oid(cell), GetUserId()))
 			continue;
@@ -736,13 +543,13 @@ guard_drop_by_rule(Oid relid, bool partitions_only)
 void
 guard_let_owner_add_partitions(Relation rel)
 {
-	Oid			discard = guard_function();
+	Oid			discard = guards_function();
 	Oid			owner = rel->rd_rel->relowner;
 	TriggerDesc *trigdesc = rel->trigdesc;
 	bool		by_rule = false;
 
 	for (int i = 0; trigdesc != NULL && i < trigdesc->numtriggers; i++)
-		by_rule |= trigdesc->triggers[i].tgfoid == discard && guard_is_by_rule(trigdesc->triggers[i].tgname);
+		by_rule |= trigdesc->triggers[i].tgfoid == discard && guards_is_by_rule(trigdesc->triggers[i].tgname);
 	if (!by_rule || rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE ||
 		object_aclcheck(ProcedureRelationId, discard, owner, ACL_EXECUTE) == ACLCHECK_OK)
 		return;
@@ -877,7 +684,7 @@ guard_equals(const GuardTrigger *described, const Trigger *trigger)
 {
 	ListCell   *cell;
 
-	if (described->columns != NIL || trigger->tgnattr != 0 || guard_gap_of(trigger) != NULL ||
+	if (described->columns != NIL || trigger->tgnattr != 0 || guards_gap_of(trigger) != NULL ||
 		trigger->tgnargs != list_length(described->arguments))
 		return false;
 	foreach(cell, described->arguments)
@@ -967,107 +774,13 @@ guard_list(List *strings, bool literals)
 }
 
 /*
- * optout.guard_columns(trigger), behind the views optout.guarded and
- * optout.unguarded: what a guard reads, columns by the names that they have now, and
- * what gets past it.
- */
-Datum
-optout_guard_columns(PG_FUNCTION_ARGS)
-{
-	enum
-	{
-		USER_ID, ORGANIZATION, OCCURRED_AT, USER_IDS, PAYLOAD, TIME_ZONE, FIXED_ORGANIZATION, GAP, RESULTS
-	};
-	TupleDesc	tupdesc;
-	Datum		values[RESULTS] = {0};
-	bool		nulls[RESULTS];
-	Relation	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
-	ArrayBuildState *user_ids = initArrayResult(TEXTOID, CurrentMemoryContext, false);
-	int			nuser_ids = 0;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
-	memset(nulls, true, sizeof(nulls));
-
-	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ, PG_GETARG_DATUM(0));
-	scan = systable_beginscan(pg_trigger, TriggerOidIndexId, true, NULL, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-	{
-		Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
-		List	   *arguments = guard_arguments(pg_trigger, tuple);
-		const char *gap = guard_gap(trigger->tgtype, !heap_attisnull(tuple, Anum_pg_trigger_tgqual, RelationGetDescr(pg_trigger)),
-									trigger->tgattr.dim1, arguments);
-		ListCell   *cell;
-
-		nulls[GAP] = gap == NULL;
-		values[GAP] = gap != NULL ? CStringGetTextDatum(gap) : (Datum) 0;
-		foreach(cell, arguments)
-		{
-			EventArgument *argument = lfirst(cell);
-			const char *value = argument->value;
-			static const int results[EVENT_ROLES] = {
-				USER_ID, ORGANIZATION, OCCURRED_AT, PAYLOAD, TIME_ZONE, FIXED_ORGANIZATION
-			};
-			int			result = results[argument->role];
-
-			if (argument->attnum != InvalidAttrNumber)
-				value = get_attname(trigger->tgrelid, argument->attnum, false);
-			else if (argument->column != NULL)
-				value = argument->column;
-			nulls[result] = false;
-			values[result] = result >= TIME_ZONE ? CStringGetTextDatum(value) :
-				DirectFunctionCall1(namein, CStringGetDatum(value));
-			if (result == USER_ID)
-			{
-				user_ids = accumArrayResult(user_ids, CStringGetTextDatum(value), false, TEXTOID, CurrentMemoryContext);
-				nuser_ids++;
-				/* nor if it would be one of several */
-				nulls[USER_ID] = nuser_ids > 1 || argument->value != NULL;
-			}
-		}
-		values[USER_IDS] = makeArrayResult(user_ids, CurrentMemoryContext);
-		nulls[USER_IDS] = nuser_ids == 0;
-	}
-	systable_endscan(scan);
-	table_close(pg_trigger, AccessShareLock);
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
-}
-
-/*
- * The arguments of a row of pg_trigger.
- */
-static List *
-guard_arguments(Relation pg_trigger, HeapTuple tuple)
-{
-	Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
-	bool		isnull;
-	bytea	   *tgargs = DatumGetByteaPP(heap_getattr(tuple, Anum_pg_trigger_tgargs,
-													  RelationGetDescr(pg_trigger), &isnull));
-	char	   *p = VARDATA_ANY(tgargs);
-	char	  **args = palloc0(trigger->tgnargs * sizeof(char *));
-
-	/* each ends with a null byte */
-	for (int i = 0; i < trigger->tgnargs; i++)
-	{
-		args[i] = p;
-		p += strlen(p) + 1;
-	}
-	return event_parse_arguments(trigger->tgnargs, args,
-								 trigger->tgattr.dim1, trigger->tgattr.values);
-}
-
-/*
  * optout.unguard(relation)
  */
 Datum
 optout_unguard(PG_FUNCTION_ARGS)
 {
 	Relation	rel = guard_open_own_table(fcinfo);
-	Guards		guards = guard_find(rel);
+	Guards		guards = guards_find(rel);
 	List	   *own = list_concat_copy(guards.by_hand, guards.by_rule);
 	Oid			argtypes[1] = {NAMEOID};
 	Datum		schema[1];
@@ -1086,7 +799,7 @@ optout_unguard(PG_FUNCTION_ARGS)
 				 errmsg("relation \"%s\" is not guarded",
 						RelationGetRelationName(rel))));
 
-	relname = guard_relation_name(rel);
+	relname = tables_relation_name(rel);
 	schema[0] = DirectFunctionCall1(namein, CStringGetDatum(get_namespace_name(RelationGetNamespace(rel))));
 	relation_close(rel, NoLock);
 
@@ -1102,54 +815,4 @@ optout_unguard(PG_FUNCTION_ARGS)
 						   NameStr(*DatumGetName(schema[0]))),
 				 errhint("End it with optout.unguard_schema().")));
 	PG_RETURN_VOID();
-}
-
-/*
- * The arguments of a trigger, copied from the relation cache.
- */
-static List *
-guard_parse_trigger(const Trigger *trigger)
-{
-	char	  **args = palloc(trigger->tgnargs * sizeof(char *));
-
-	for (int i = 0; i < trigger->tgnargs; i++)
-		args[i] = pstrdup(trigger->tgargs[i]);
-	return event_parse_arguments(trigger->tgnargs, args, trigger->tgnattr, trigger->tgattr);
-}
-
-/*
- * What a trigger of the relation is to read, or an error if it does not say so.
- */
-EventShape *
-guard_shape_by(Relation rel, const Trigger *trigger)
-{
-	List	   *arguments = guard_parse_trigger(trigger);
-
-	if (arguments == NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("trigger \"%s\" of relation \"%s\" does not say which columns to read",
-						trigger->tgname, RelationGetRelationName(rel)),
-				 errhint("Let optout.guard() create it.")));
-	return event_shape(rel, arguments);
-}
-
-/*
- * What the guards of a relation read of its rows, of each guard, inherited or not.
- */
-List *
-guard_shapes(Relation rel)
-{
-	Oid			function = guard_function();
-
-	/* look-ups in catalogs can move what the relation cache has */
-	TriggerDesc *trigdesc = CopyTriggerDesc(rel->trigdesc);
-	List	   *result = NIL;
-
-	for (int i = 0; trigdesc != NULL && i < trigdesc->numtriggers; i++)
-	{
-		if (trigdesc->triggers[i].tgfoid == function)
-			result = lappend(result, guard_shape_by(rel, &trigdesc->triggers[i]));
-	}
-	return result;
 }

@@ -25,19 +25,7 @@ typedef struct GuardRequest
 	bool		has_paths;		/* what begins with $ is a path, not a column */
 } GuardRequest;
 
-/* the guards of a relation, by name */
-typedef struct Guards
-{
-	List	   *by_hand;
-	List	   *by_rule;
-	List	   *off;			/* those that do not fire always */
-	bool		inherited;		/* there is one of a partitioned table above
-								 * it */
-	bool		covered;		/* one by hand, or inherited, misses nothing */
-} Guards;
-
 extern Relation guard_open_own_table(FunctionCallInfo fcinfo);
-extern char *guard_relation_name(Relation rel);
 extern uint64 guard_run(const char *command, int nargs, Oid *argtypes, Datum *values);
 
 extern GuardRequest guard_request_from_args(FunctionCallInfo fcinfo);
@@ -47,12 +35,6 @@ extern void guard_check_path(const GuardRequest *request, EventRole role, const 
 extern void guard_payload_unused(const char *payload);
 extern void guard_note_organizations(const GuardRequest *request, const char *what, const char *name);
 
-extern Oid	guard_function(void);
-extern Guards guard_find(Relation rel);
-extern Guards guard_find_all(Relation rel, Oid function, char fires);
-extern void guard_refuse_gaps(Relation rel);
-extern EventShape *guard_shape_by(Relation rel, const Trigger *trigger);
-extern List *guard_shapes(Relation rel);
 extern GuardRequest guard_request_of(Relation rel, const char *name);
 extern void guard_create_by_rule(Relation rel, const GuardRequest *request);
 extern void guard_drop_by_rule(Oid relid, bool partitions_only);

@@ -25,7 +25,8 @@
  *	payload.c		paths into json and jsonb documents
  *	moment.c		times of events that are no timestamptz
  *	event.c			which columns and paths a guard reads
- *	guard.c			guard(), unguard(): the triggers
+ *	guards.c		the triggers that guard a table
+ *	guard.c			guard(), unguard()
  *	discard.c		their trigger function
  *	repair.c		repair(): triggers that do not fire always
  *	rules.c			rules for tables to come

@@ -49,7 +49,7 @@
 #include "authority.h"
 #include "complete.h"
 #include "coverage.h"
-#include "guard.h"
+#include "guards.h"
 #include "links.h"
 #include "match.h"
 #include "periods.h"
@@ -278,20 +278,20 @@ purge_check_guards(Relation rel, LOCKMODE lockmode)
 	foreach(cell, find_all_inheritors(RelationGetRelid(rel), lockmode, NULL))
 	{
 		Relation	child = relation_open(lfirst_oid(cell), NoLock);
-		List	   *off = guard_find(child).off;
+		List	   *off = guards_find(child).off;
 
 		if (off != NIL)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("guard \"%s\" of table %s does not fire always",
-							(char *) linitial(off), guard_relation_name(child)),
+							(char *) linitial(off), tables_relation_name(child)),
 					 errdetail("Events can get past it."),
 					 errhint("Call optout.repair(), as a superuser or the owner of the extension.")));
-		guard_refuse_gaps(child);
-		if (rel->rd_rel->relkind == RELKIND_RELATION && guard_shapes(child) == NIL)
+		guards_refuse_gaps(child);
+		if (rel->rd_rel->relkind == RELKIND_RELATION && guards_shapes(child) == NIL)
 			ereport(WARNING,
 					(errmsg("table %s, which inherits from %s, is not guarded",
-							guard_relation_name(child), guard_relation_name(rel)),
+							tables_relation_name(child), tables_relation_name(rel)),
 					 errdetail("What is deleted from it now can come again."),
 					 errhint("Call optout.guard() for it.")));
 		relation_close(child, NoLock);

@@ -24,7 +24,7 @@
 #include "utils/rel.h"
 
 #include "compat.h"
-#include "guard.h"
+#include "guards.h"
 #include "tables.h"
 
 PG_FUNCTION_INFO_V1(optout_repair);
@@ -44,7 +44,7 @@ static int64 repair_enable(Oid relid, Oid function, char fires);
 Datum
 optout_repair(PG_FUNCTION_ARGS)
 {
-	Oid			discard = guard_function();
+	Oid			discard = guards_function();
 	int64		count = 0;
 	ListCell   *cell;
 
@@ -78,7 +78,7 @@ repair_own(const char *table, const char *function, char fires)
 	Relation	rel = tables_open(table, AccessShareLock);
 	Oid			relid = RelationGetRelid(rel);
 	Oid			funcid = tables_function(function);
-	bool		off = guard_find_all(rel, funcid, fires).off != NIL;
+	bool		off = guards_find_all(rel, funcid, fires).off != NIL;
 
 	table_close(rel, AccessShareLock);
 	return off ? repair_enable(relid, funcid, fires) : 0;
@@ -159,7 +159,7 @@ repair_enable(Oid relid, Oid function, char fires)
 	if (rel == NULL)
 		return 0;
 	/* another session's temporary table cannot be altered */
-	off = RELATION_IS_OTHER_TEMP(rel) ? NIL : guard_find_all(rel, function, fires).off;
+	off = RELATION_IS_OTHER_TEMP(rel) ? NIL : guards_find_all(rel, function, fires).off;
 	if (off != NIL)
 		CheckTableNotInUse(rel, "ALTER TABLE");
 	foreach(cell, off)

@@ -85,6 +85,7 @@
 #include "compat.h"
 #include "event.h"
 #include "guard.h"
+#include "guards.h"
 #include "tables.h"
 
 /* columns of optout.guard_rule */
@@ -836,7 +837,7 @@ rules_apply(Oid relid, const RulesReason *reason)
 		return;
 	}
 
-	guards = guard_find(rel);
+	guards = guards_find(rel);
 	if (guards.covered)
 	{
 		relation_close(rel, NoLock);
@@ -1045,7 +1046,7 @@ static void
 rules_discard_stored(Oid relid)
 {
 	Relation	rel = try_table_open(relid, RowExclusiveLock);
-	List	   *shapes = rel != NULL ? guard_shapes(rel) : NIL;
+	List	   *shapes = rel != NULL ? guards_shapes(rel) : NIL;
 	MemoryContext context;
 	MemoryContext old_context;
 	Snapshot	snapshot;

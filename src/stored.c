@@ -41,7 +41,7 @@
 #include "authority.h"
 #include "compat.h"
 #include "complete.h"
-#include "guard.h"
+#include "guards.h"
 #include "links.h"
 #include "stored.h"
 #include "tables.h"
@@ -82,7 +82,7 @@ stored_guarded(void)
 	Oid			argtypes[1] = {OIDOID};
 	Datum		values[1];
 
-	values[0] = ObjectIdGetDatum(guard_function());
+	values[0] = ObjectIdGetDatum(guards_function());
 	return tables_select_oids("WITH RECURSIVE guarded AS ("
 							  "SELECT DISTINCT t.tgrelid AS relid FROM pg_trigger t "
 							  "WHERE t.tgfoid = $1 AND t.tgparentid = 0 AND NOT EXISTS ("
@@ -113,7 +113,7 @@ stored_open(Oid relid, LOCKMODE lockmode, StoredTable *table, text *organization
 	List	   *shapes = NIL;
 
 	if (rel != NULL && !RELATION_IS_OTHER_TEMP(rel))
-		shapes = guard_shapes(rel);
+		shapes = guards_shapes(rel);
 	if (shapes == NIL)
 	{
 		if (rel != NULL)
@@ -122,7 +122,7 @@ stored_open(Oid relid, LOCKMODE lockmode, StoredTable *table, text *organization
 	}
 	memset(table, 0, sizeof(StoredTable));
 	table->relid = relid;
-	table->name = guard_relation_name(rel);
+	table->name = tables_relation_name(rel);
 	table->is_foreign = rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE;
 	table->holder = match_holder(shapes, organization);
 	return rel;
@@ -146,7 +146,7 @@ stored_deny(Relation rel, const char *detail)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("permission denied for table %s", guard_relation_name(rel)),
+			 errmsg("permission denied for table %s", tables_relation_name(rel)),
 			 errdetail_internal("%s", detail)));
 }
 
@@ -167,7 +167,7 @@ stored_describe(StoredTable *table, List *guarded, Match *match)
 	List	   *parts = NIL;
 	ListCell   *cell;
 
-	table->name = guard_relation_name(rel);
+	table->name = tables_relation_name(rel);
 	foreach(cell, children)
 	{
 		Relation	child = relation_open(lfirst_oid(cell), NoLock);
@@ -182,19 +182,19 @@ stored_describe(StoredTable *table, List *guarded, Match *match)
 		relation_close(child, NoLock);
 	}
 	table->parts = table->foreign_parts != NIL ? parts : list_make1(stored_part(rel, false));
-	table->condition = match_condition(rel, guard_shapes(rel), match, &table->sources);
-	table->leaves_unnamed = match_leaves_unnamed(rel, guard_shapes(rel), match);
+	table->condition = match_condition(rel, guards_shapes(rel), match, &table->sources);
+	table->leaves_unnamed = match_leaves_unnamed(rel, guards_shapes(rel), match);
 	foreach(cell, stored_guarded_parents(table->relid, guarded))
 	{
 		Relation	parent = relation_open(lfirst_oid(cell), AccessShareLock);
 		List	   *sources;
-		char	   *condition = match_condition(parent, guard_shapes(parent), match, &sources);
+		char	   *condition = match_condition(parent, guards_shapes(parent), match, &sources);
 
 		if (condition != NULL)
 			table->condition = table->condition != NULL ?
 				psprintf("%s OR %s", table->condition, condition) : condition;
 		table->sources = list_concat(table->sources, sources);
-		table->leaves_unnamed |= match_leaves_unnamed(parent, guard_shapes(parent), match);
+		table->leaves_unnamed |= match_leaves_unnamed(parent, guards_shapes(parent), match);
 		relation_close(parent, NoLock);
 	}
 	if (table->condition != NULL && except != NIL)
@@ -262,7 +262,7 @@ stored_part(Relation rel, bool only)
 	StoredPart *result = palloc0(sizeof(StoredPart));
 
 	result->relid = RelationGetRelid(rel);
-	result->name = guard_relation_name(rel);
+	result->name = tables_relation_name(rel);
 	result->from = psprintf("%s%s", only ? "ONLY " : "", result->name);
 	/* another server asks who connects to it */
 	if (rel->rd_rel->relkind != RELKIND_FOREIGN_TABLE)

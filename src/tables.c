@@ -536,3 +536,13 @@ tables_execute_under(const char *command, int nargs, Oid *argtypes,
 	SetUserIdAndSecContext(save_userid, save_sec_context);
 	return processed;
 }
+
+/*
+ * The name of any relation, qualified and quoted.
+ */
+char *
+tables_relation_name(Relation rel)
+{
+	return quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+									  RelationGetRelationName(rel));
+}

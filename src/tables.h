@@ -79,5 +79,6 @@ extern List *tables_select_oids(const char *query, int nargs, Oid *argtypes, Dat
 extern uint64 tables_execute_under(const char *command, int nargs, Oid *argtypes,
 								   Datum *values, const char *nulls,
 								   Snapshot snapshot, void (*rows) (void *arg), void *arg);
+extern char *tables_relation_name(Relation rel);
 
 #endif							/* OPTOUT_TABLES_H */

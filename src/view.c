@@ -113,7 +113,7 @@ optout_guard_view(PG_FUNCTION_ARGS)
 		view_check_existing(viewid, table, name);
 		view_follow_renames(viewid, table, name);
 	}
-	table_name = guard_relation_name(table);
+	table_name = tables_relation_name(table);
 	commands = view_default_commands(table, name);
 	relation_close(table, NoLock);
 
@@ -502,7 +502,7 @@ view_prepare(ViewStore *store, Relation table)
 	returning = pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
 		check_enable_rls(relid, InvalidOid, true) != RLS_ENABLED;
 	store->insert = view_prepare_plan(psprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES (%s)%s%s",
-											   guard_relation_name(table), names.data, params.data,
+											   tables_relation_name(table), names.data, params.data,
 											   returning ? " RETURNING " : "",
 											   returning ? all.data : ""), store);
 	if (store->nparams < store->ncolumns)
