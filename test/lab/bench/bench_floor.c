@@ -14,12 +14,15 @@
 #include "commands/trigger.h"
 #include "common/pg_prng.h"
 #include "fmgr.h"
+#include "utils/uuid.h"
 
 PG_MODULE_MAGIC;
 
 PG_FUNCTION_INFO_V1(bench_cpu);
 PG_FUNCTION_INFO_V1(bench_no_op);
 PG_FUNCTION_INFO_V1(bench_floor);
+PG_FUNCTION_INFO_V1(bench_floor_bigint);
+PG_FUNCTION_INFO_V1(bench_floor_uuid);
 PG_FUNCTION_INFO_V1(bench_floor_memory);
 PG_FUNCTION_INFO_V1(bench_keep_row);
 
@@ -75,15 +78,34 @@ bench_floor_memory(PG_FUNCTION_ARGS)
  * floor(user_id): true.  The least that a filter in memory can do: hash the id,
  * read one word at random, and branch on what is there.
  */
+static inline bool
+floor_look(const void *id, int len)
+{
+	uint64		hash = XXH3_64bits(id, len);
+
+	return likely((floor_words[hash & (floor_nwords - 1)] & 1) == 0);
+}
+
 Datum
 bench_floor(PG_FUNCTION_ARGS)
 {
 	text	   *user_id = PG_GETARG_TEXT_PP(0);
-	uint64		hash = XXH3_64bits(VARDATA_ANY(user_id), VARSIZE_ANY_EXHDR(user_id));
 
-	if (unlikely(floor_words[hash & (floor_nwords - 1)] & 1))
-		PG_RETURN_BOOL(false);
-	PG_RETURN_BOOL(true);
+	PG_RETURN_BOOL(floor_look(VARDATA_ANY(user_id), VARSIZE_ANY_EXHDR(user_id)));
+}
+
+Datum
+bench_floor_bigint(PG_FUNCTION_ARGS)
+{
+	int64		user_id = PG_GETARG_INT64(0);
+
+	PG_RETURN_BOOL(floor_look(&user_id, sizeof(user_id)));
+}
+
+Datum
+bench_floor_uuid(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(floor_look(PG_GETARG_UUID_P(0), UUID_LEN));
 }
 
 /*

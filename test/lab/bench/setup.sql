@@ -20,6 +20,8 @@ CREATE FUNCTION no_op(user_id uuid, organization text DEFAULT NULL, occurred_at 
 AS :'module', 'bench_no_op' LANGUAGE C STABLE;
 CREATE FUNCTION floor_memory(bytes bigint) RETURNS void AS :'module', 'bench_floor_memory' LANGUAGE C;
 CREATE FUNCTION floor(user_id text) RETURNS boolean AS :'module', 'bench_floor' LANGUAGE C STABLE;
+CREATE FUNCTION floor(user_id bigint) RETURNS boolean AS :'module', 'bench_floor_bigint' LANGUAGE C STABLE;
+CREATE FUNCTION floor(user_id uuid) RETURNS boolean AS :'module', 'bench_floor_uuid' LANGUAGE C STABLE;
 CREATE FUNCTION keep_row() RETURNS trigger AS :'module', 'bench_keep_row' LANGUAGE C;
 
 -- What one would write by hand.  They ask the extension's own table, so they
