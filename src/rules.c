@@ -43,7 +43,9 @@
  *
  * A role that may create a table need not be allowed to create a trigger on
  * it with our function; neither need the owner of the extension.  So triggers
- * are created as the bootstrap superuser.  That calls no function of theirs.
+ * are created as the bootstrap superuser.  What functions of theirs the server
+ * evaluates for that, those in partition keys, run as the table's owner before:
+ * see guard_open_partitioned().
  */
 #include "postgres.h"
 
