@@ -37,6 +37,7 @@
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/partcache.h"
 #include "utils/rel.h"
@@ -744,13 +745,18 @@ guard_open_partitioned(Oid relid)
 		Relation	rel;
 		Oid			save_userid;
 		int			save_sec_context;
+		int			save_nestlevel;
 
 		if (get_rel_relkind(lfirst_oid(cell)) != RELKIND_PARTITIONED_TABLE)
 			continue;
 		rel = relation_open(lfirst_oid(cell), NoLock);
+		/* an error resets this at the end of the (sub)transaction */
 		GetUserIdAndSecContext(&save_userid, &save_sec_context);
 		SetUserIdAndSecContext(rel->rd_rel->relowner, save_sec_context | SECURITY_RESTRICTED_OPERATION);
+		save_nestlevel = NewGUCNestLevel();
 		(void) RelationGetPartitionKey(rel);
+		/* what they have set, as search_path, is not for us */
+		AtEOXact_GUC(false, save_nestlevel);
 		SetUserIdAndSecContext(save_userid, save_sec_context);
 		result = lappend(result, rel);
 	}
