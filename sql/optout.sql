@@ -1225,7 +1225,11 @@ SELECT c.name, c.ok, c.detail
 					   NOT EXISTS (SELECT FROM optout.product_user u WHERE u.organization = l.organization)
 					   -- a subscriber has the list, but no directory
 					   AND NOT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel s
-					   				 WHERE s.srrelid = 'optout.opt_out_period'::pg_catalog.regclass) AS unknown
+										   -- CREATE DATABASE copies the rows, but not the subscriptions
+										   JOIN pg_catalog.pg_subscription p ON p.oid = s.srsubid
+										   JOIN pg_catalog.pg_database d ON d.oid = p.subdbid
+									 WHERE s.srrelid = 'optout.opt_out_period'::pg_catalog.regclass
+									   AND d.datname = pg_catalog.current_database()) AS unknown
 				  FROM optout.discard_ledger l
 				 WHERE l.hour > pg_catalog.now() - interval '24 hours'
 				 GROUP BY l.organization) o) c

@@ -110,6 +110,12 @@ INSERT INTO shop.event VALUES (1, 'alice', NULL, NULL, NULL, NULL);
 SELECT ok, detail FROM optout.checks WHERE name = 'organizations';
 INSERT INTO optout.discard_ledger VALUES ('tpyo', date_trunc('hour', now(), 'UTC'), -1, 1), ('old', now() - interval '2 days', -1, 1);
 SELECT ok, detail FROM optout.checks WHERE name = 'organizations';
+-- also where this database has been made from one with a subscription
+BEGIN;
+SET LOCAL allow_system_table_mods = on;
+INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate) VALUES (1, 'optout.opt_out_period'::regclass, 'r');
+SELECT ok, detail FROM optout.checks WHERE name = 'organizations';
+ROLLBACK;
 SELECT optout.enroll('zoe', 'tpyo');
 SELECT ok, detail FROM optout.checks WHERE name = 'organizations';
 
