@@ -589,7 +589,12 @@ admin_lock_links(AdminArgs *args, const UserIds *users, const UserIds *aliases,
 	if (done)
 		ReleaseCurrentSubTransaction();
 	else
+	{
 		RollbackAndReleaseCurrentSubTransaction();
+		/* that has ended what is shown of it, too */
+		if (args->reported)
+			progress_begin(args->command, PROGRESS_LOCKING_USERS, args->users.count);
+	}
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 	return done;

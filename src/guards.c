@@ -115,6 +115,9 @@ guards_gap(int16 type, bool has_condition, int ncolumns, List *arguments)
 {
 	ListCell   *cell;
 
+	/* every event is an error then */
+	if (arguments == NIL)
+		return "does not say which columns to read";
 	if (!TRIGGER_FOR_BEFORE(type) || !TRIGGER_FOR_ROW(type))
 		return "does not fire before each row";
 	if (!TRIGGER_FOR_INSERT(type))

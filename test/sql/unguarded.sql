@@ -75,6 +75,7 @@ SELECT * FROM made('BEFORE INSERT OR UPDATE', '', 'user_id=user_id');
 SELECT * FROM made('AFTER INSERT OR UPDATE', 'FOR EACH ROW', 'user_id=user_id');
 SELECT * FROM made('BEFORE INSERT OR UPDATE OF user_id', 'FOR EACH ROW', 'user_id', 'user_id=device');
 SELECT * FROM made('BEFORE INSERT OR UPDATE OF user_id', 'FOR EACH ROW', 'user_id', 'user_id=$.id', 'payload=doc');
+SELECT * FROM made('BEFORE INSERT OR UPDATE', 'FOR EACH ROW', 'user_id=$.id');
 -- nothing to repair, and no promise to give
 CREATE TRIGGER by_hand BEFORE INSERT OR UPDATE ON shop.made FOR EACH ROW WHEN (NEW.device IS NULL) EXECUTE FUNCTION optout.discard_opted_out('user_id=user_id');
 ALTER TABLE shop.made ENABLE ALWAYS TRIGGER by_hand;
