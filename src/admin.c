@@ -16,12 +16,10 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -32,6 +30,7 @@
 #include "links.h"
 #include "periods.h"
 #include "progress.h"
+#include "subxact.h"
 #include "tables.h"
 
 PG_FUNCTION_INFO_V1(optout_enroll);
@@ -552,13 +551,11 @@ static bool
 admin_lock_links(AdminArgs *args, const UserIds *users, const UserIds *aliases,
 				 Links *links, uint64 *nperiods)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	Subxact		subxact = subxact_begin();
 	UserIds		locked;
 	bool		done;
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
+	MemoryContextSwitchTo(subxact.context);
 	PG_TRY();
 	{
 		admin_phase(args, PROGRESS_LOCKING_USERS, users->count);
@@ -572,31 +569,15 @@ admin_lock_links(AdminArgs *args, const UserIds *users, const UserIds *aliases,
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
-
-		/* whoever catches it ends one subtransaction, their own */
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		ReThrowError(error);
+		ReThrowError(subxact_catch(&subxact));
 	}
 	PG_END_TRY();
 
 	done = user_ids_include(users, &args->users);
-	if (done)
-		ReleaseCurrentSubTransaction();
-	else
-	{
-		RollbackAndReleaseCurrentSubTransaction();
-		/* that has ended what is shown of it, too */
-		if (args->reported)
-			progress_begin(args->command, PROGRESS_LOCKING_USERS, args->users.count);
-	}
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	subxact_end(&subxact, done);
+	/* to roll back has ended what is shown of it, too */
+	if (!done && args->reported)
+		progress_begin(args->command, PROGRESS_LOCKING_USERS, args->users.count);
 	return done;
 }
 

@@ -5,6 +5,7 @@
  *
  * Where things are, from the bottom up; no file includes one that comes after it:
  *
+ *	subxact.c		subtransactions of our own
  *	ident.c			organizations and user ids
  *	key.c			keys of users: hashes of their ids
  *	shared.c		the memory that backends share

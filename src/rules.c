@@ -80,7 +80,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
@@ -88,6 +87,7 @@
 #include "event.h"
 #include "guard.h"
 #include "guards.h"
+#include "subxact.h"
 #include "tables.h"
 
 /* columns of optout.guard_rule */
@@ -964,32 +964,26 @@ rules_rename(char **column, const RulesReason *reason)
 static ErrorData *
 rules_try(RulesAction action, Oid oid, const RulesReason *reason)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	Subxact		subxact;
 	ErrorData  *volatile error = NULL;
 	Oid			save_userid;
 	int			save_sec_context;
 
 	GetUserIdAndSecContext(&save_userid, &save_sec_context);
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
+	subxact = subxact_begin();
+	MemoryContextSwitchTo(subxact.context);
 	PG_TRY();
 	{
 		SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, save_sec_context | SECURITY_LOCAL_USERID_CHANGE);
 		action(oid, reason);
 		SetUserIdAndSecContext(save_userid, save_sec_context);
-		ReleaseCurrentSubTransaction();
+		subxact_end(&subxact, true);
 	}
 	PG_CATCH();
 	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
+		error = subxact_catch(&subxact);
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
 
 	if (error != NULL &&
 		(error->sqlerrcode == ERRCODE_QUERY_CANCELED ||

@@ -27,11 +27,11 @@
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "utils/guc.h"
-#include "utils/resowner.h"
 
 #include "compat.h"
 #include "key.h"
 #include "shared.h"
+#include "subxact.h"
 
 Shared	   *shared = NULL;
 pg_atomic_uint64 *shared_blocks[LEVELS];
@@ -301,32 +301,25 @@ shared_create_blocks(void)
 static void
 shared_try_attach(void)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	Subxact		subxact;
 
 	/* in parallel mode there can be no subtransaction to catch an error with */
 	if (!shared_on_demand() || filter_memory == 0 || IsInParallelMode() ||
 		shared_clock() < attach_not_before)
 		return;
 
-	BeginInternalSubTransaction(NULL);
+	subxact = subxact_begin();
 	PG_TRY();
 	{
 		shared_attach();
 		shared_create_blocks();
 		shared_attach_blocks();
-		ReleaseCurrentSubTransaction();
+		subxact_end(&subxact, true);
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData  *error = subxact_catch(&subxact);
 
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
 		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
 			ReThrowError(error);
 
@@ -341,8 +334,6 @@ shared_try_attach(void)
 		FreeErrorData(error);
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
 }
 
 /*
