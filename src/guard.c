@@ -37,7 +37,6 @@
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/partcache.h"
 #include "utils/rel.h"
@@ -743,21 +742,14 @@ guard_open_partitioned(Oid relid)
 	foreach(cell, find_all_inheritors(relid, ShareRowExclusiveLock, NULL))
 	{
 		Relation	rel;
-		Oid			save_userid;
-		int			save_sec_context;
-		int			save_nestlevel;
+		TablesCaller caller;
 
 		if (get_rel_relkind(lfirst_oid(cell)) != RELKIND_PARTITIONED_TABLE)
 			continue;
 		rel = relation_open(lfirst_oid(cell), NoLock);
-		/* an error resets this at the end of the (sub)transaction */
-		GetUserIdAndSecContext(&save_userid, &save_sec_context);
-		SetUserIdAndSecContext(rel->rd_rel->relowner, save_sec_context | SECURITY_RESTRICTED_OPERATION);
-		save_nestlevel = NewGUCNestLevel();
+		caller = tables_become_owner(rel->rd_rel->relowner, 0);
 		(void) RelationGetPartitionKey(rel);
-		/* what they have set, as search_path, is not for us */
-		AtEOXact_GUC(false, save_nestlevel);
-		SetUserIdAndSecContext(save_userid, save_sec_context);
+		tables_become_caller(&caller);
 		result = lappend(result, rel);
 	}
 	return result;

@@ -1048,8 +1048,7 @@ rules_discard_stored(Oid relid)
 	Snapshot	snapshot;
 	TupleTableSlot *slot;
 	TableScanDesc scan;
-	Oid			save_userid;
-	int			save_sec_context;
+	TablesCaller caller;
 
 	if (shapes == NIL)
 	{
@@ -1058,10 +1057,7 @@ rules_discard_stored(Oid relid)
 		return;
 	}
 
-	/* an error resets this at the end of the (sub)transaction */
-	GetUserIdAndSecContext(&save_userid, &save_sec_context);
-	SetUserIdAndSecContext(rel->rd_rel->relowner, save_sec_context | SECURITY_RESTRICTED_OPERATION);
-
+	caller = tables_become_owner(rel->rd_rel->relowner, 0);
 	context = AllocSetContextCreate(CurrentMemoryContext, "optout stored rows", ALLOCSET_DEFAULT_SIZES);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	slot = table_slot_create(rel, NULL);
@@ -1086,6 +1082,6 @@ rules_discard_stored(Oid relid)
 	MemoryContextDelete(context);
 	table_close(rel, NoLock);
 
-	SetUserIdAndSecContext(save_userid, save_sec_context);
+	tables_become_caller(&caller);
 	CommandCounterIncrement();
 }

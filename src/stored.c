@@ -164,10 +164,10 @@ stored_describe(StoredTable *table, List *guarded, Match *match)
 	Relation	rel = relation_open(table->relid, NoLock);
 	List	   *children = find_all_inheritors(table->relid, AccessShareLock, NULL);
 	List	   *except = stored_guarded_children(children, guarded);
+	List	   *shapes = guards_shapes(rel);
 	List	   *parts = NIL;
 	ListCell   *cell;
 
-	table->name = tables_relation_name(rel);
 	foreach(cell, children)
 	{
 		Relation	child = relation_open(lfirst_oid(cell), NoLock);
@@ -182,19 +182,22 @@ stored_describe(StoredTable *table, List *guarded, Match *match)
 		relation_close(child, NoLock);
 	}
 	table->parts = table->foreign_parts != NIL ? parts : list_make1(stored_part(rel, false));
-	table->condition = match_condition(rel, guards_shapes(rel), match, &table->sources);
-	table->leaves_unnamed = match_leaves_unnamed(rel, guards_shapes(rel), match);
+	table->condition = match_condition(rel, shapes, match, &table->sources);
+	table->leaves_unnamed = match_leaves_unnamed(rel, shapes, match);
 	foreach(cell, stored_guarded_parents(table->relid, guarded))
 	{
 		Relation	parent = relation_open(lfirst_oid(cell), AccessShareLock);
 		List	   *sources;
-		char	   *condition = match_condition(parent, guards_shapes(parent), match, &sources);
+		char	   *condition;
+
+		shapes = guards_shapes(parent);
+		condition = match_condition(parent, shapes, match, &sources);
 
 		if (condition != NULL)
 			table->condition = table->condition != NULL ?
 				psprintf("%s OR %s", table->condition, condition) : condition;
 		table->sources = list_concat(table->sources, sources);
-		table->leaves_unnamed |= match_leaves_unnamed(parent, guards_shapes(parent), match);
+		table->leaves_unnamed |= match_leaves_unnamed(parent, shapes, match);
 		relation_close(parent, NoLock);
 	}
 	if (table->condition != NULL && except != NIL)
@@ -355,9 +358,7 @@ uint64
 stored_run(const char *command, Match *match, const StoredPart *part)
 {
 	StoredStatement statement = {match, part->relid};
-	Oid			save_userid;
-	int			save_sec_context;
-	int			save_nestlevel;
+	TablesCaller caller;
 	SPIPlanPtr	plan;
 	uint64		result;
 
@@ -366,20 +367,13 @@ stored_run(const char *command, Match *match, const StoredPart *part)
 	if (plan == NULL)
 		elog(ERROR, "SPI_prepare_params failed: %s", SPI_result_code_string(SPI_result));
 
-	/* an error resets this at the end of the (sub)transaction */
-	save_nestlevel = NewGUCNestLevel();
-	GetUserIdAndSecContext(&save_userid, &save_sec_context);
-	if (OidIsValid(part->owner))
-		SetUserIdAndSecContext(part->owner,
-							   save_sec_context | SECURITY_RESTRICTED_OPERATION |
-							   (part->forces_rls ? SECURITY_NOFORCE_RLS : 0));
+	caller = tables_become_owner(part->owner, part->forces_rls ? SECURITY_NOFORCE_RLS : 0);
 	if (strncmp(command, "EXPLAIN", strlen("EXPLAIN")) == 0)
 		(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
 	result = stored_result(SPI_execute_plan_with_paramlist(plan, stored_parameters(match),
 														   !OidIsValid(part->owner), 0));
-	SetUserIdAndSecContext(save_userid, save_sec_context);
-	AtEOXact_GUC(false, save_nestlevel);
+	tables_become_caller(&caller);
 	SPI_finish();
 	return result;
 }

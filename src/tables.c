@@ -10,6 +10,9 @@
  * Only two things act with other rights than the caller's: the look-ups, which
  * check no privilege at all, and tables_execute(), which acts as the tables'
  * owner.  Callers check authority first.
+ *
+ * For tables of others, tables_become_owner() is how to act with no more rights
+ * than their owners have.
  */
 #include "postgres.h"
 
@@ -31,6 +34,7 @@
 #include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -545,4 +549,33 @@ tables_relation_name(Relation rel)
 {
 	return quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 									  RelationGetRelationName(rel));
+}
+
+/*
+ * Go on as the owner of a table of somebody else's, in a security-restricted operation
+ * and, if given, further flags.  What the owner has put into the table can run then: it
+ * gets nobody else's rights, and the settings that it changes are reset.  An error ends
+ * this at the end of the (sub)transaction.  If the owner is InvalidOid, we stay the
+ * caller, and only settings are reset.
+ */
+TablesCaller
+tables_become_owner(Oid owner, int sec_context)
+{
+	TablesCaller caller;
+
+	GetUserIdAndSecContext(&caller.userid, &caller.sec_context);
+	if (OidIsValid(owner))
+		SetUserIdAndSecContext(owner, caller.sec_context | SECURITY_RESTRICTED_OPERATION | sec_context);
+	caller.nestlevel = NewGUCNestLevel();
+	return caller;
+}
+
+/*
+ * Go on as the caller again.
+ */
+void
+tables_become_caller(const TablesCaller *caller)
+{
+	AtEOXact_GUC(false, caller->nestlevel);
+	SetUserIdAndSecContext(caller->userid, caller->sec_context);
 }

@@ -43,6 +43,14 @@ typedef struct TablesWalk
 	int			far;			/* how many that were when it was begun */
 } TablesWalk;
 
+/* who we were before tables_become_owner() */
+typedef struct TablesCaller
+{
+	Oid			userid;
+	int			sec_context;
+	int			nestlevel;		/* of settings */
+} TablesCaller;
+
 extern Oid	tables_owner(void);
 
 extern Relation tables_open(const char *table, LOCKMODE lockmode);
@@ -80,5 +88,7 @@ extern uint64 tables_execute_under(const char *command, int nargs, Oid *argtypes
 								   Datum *values, const char *nulls,
 								   Snapshot snapshot, void (*rows) (void *arg), void *arg);
 extern char *tables_relation_name(Relation rel);
+extern TablesCaller tables_become_owner(Oid owner, int sec_context);
+extern void tables_become_caller(const TablesCaller *caller);
 
 #endif							/* OPTOUT_TABLES_H */
