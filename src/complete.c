@@ -66,6 +66,7 @@ static void complete_name_changed(Datum arg, SysCacheIdentifier cacheid,
 								  uint32 hashvalue);
 static void complete_relation_changed(Datum arg, Oid relid);
 static bool complete_of_this_database(Oid subscription);
+static void complete_find_subscriptions(Oid *copied, Oid *not_copied);
 static bool complete_is_citus_worker(void);
 static void complete_read(void);
 
@@ -158,6 +159,37 @@ complete_of_this_database(Oid subscription)
 }
 
 /*
+ * A subscription of this database that has copied the state table, and one that has
+ * not; InvalidOid where there is none.
+ */
+static void
+complete_find_subscriptions(Oid *copied, Oid *not_copied)
+{
+	Relation	rel = tables_open("opt_out_period", AccessShareLock);
+	CatCList   *list = SearchSysCacheList1(SUBSCRIPTIONRELMAP,
+										   ObjectIdGetDatum(RelationGetRelid(rel)));
+
+	*copied = InvalidOid;
+	*not_copied = InvalidOid;
+	for (int i = 0; i < list->n_members; i++)
+	{
+		Form_pg_subscription_rel row =
+			(Form_pg_subscription_rel) GETSTRUCT(&list->members[i]->tuple);
+
+		if (!complete_of_this_database(row->srsubid))
+			continue;
+		if (row->srsubstate == SUBREL_STATE_FINISHEDCOPY ||
+			row->srsubstate == SUBREL_STATE_SYNCDONE ||
+			row->srsubstate == SUBREL_STATE_READY)
+			*copied = row->srsubid;
+		else
+			*not_copied = row->srsubid;
+	}
+	ReleaseSysCacheList(list);
+	table_close(rel, NoLock);
+}
+
+/*
  * Whether this is a worker of Citus.  While the table is empty, which it is during
  * an upgrade, it may be one.
  */
@@ -203,34 +235,13 @@ complete_read(void)
 {
 	/* first, so that a change that is reported meanwhile is not lost */
 	uint64		invalidations_before = invalidations;
-	bool		copied = false;
+	Oid			copied = InvalidOid;
 
 	copying = InvalidOid;
 	if (!assume_complete)
-	{
-		Relation	rel = tables_open("opt_out_period", AccessShareLock);
-		CatCList   *list = SearchSysCacheList1(SUBSCRIPTIONRELMAP,
-											   ObjectIdGetDatum(RelationGetRelid(rel)));
-
-		for (int i = 0; i < list->n_members; i++)
-		{
-			Form_pg_subscription_rel row =
-				(Form_pg_subscription_rel) GETSTRUCT(&list->members[i]->tuple);
-
-			if (!complete_of_this_database(row->srsubid))
-				continue;
-			if (row->srsubstate == SUBREL_STATE_FINISHEDCOPY ||
-				row->srsubstate == SUBREL_STATE_SYNCDONE ||
-				row->srsubstate == SUBREL_STATE_READY)
-				copied = true;
-			else
-				copying = row->srsubid;
-		}
-		ReleaseSysCacheList(list);
-		table_close(rel, NoLock);
-	}
+		complete_find_subscriptions(&copied, &copying);
 	is_complete = assume_complete ||
-		(!OidIsValid(copying) && (copied || !complete_is_citus_worker()));
+		(!OidIsValid(copying) && (OidIsValid(copied) || !complete_is_citus_worker()));
 	complete_is_valid = invalidations == invalidations_before;
 }
 
@@ -278,20 +289,11 @@ complete_check(void)
 char *
 complete_subscription(void)
 {
-	Relation	rel = tables_open("opt_out_period", AccessShareLock);
-	CatCList   *list = SearchSysCacheList1(SUBSCRIPTIONRELMAP,
-										   ObjectIdGetDatum(RelationGetRelid(rel)));
-	char	   *result = NULL;
+	Oid			copied;
+	Oid			not_copied;
 
-	for (int i = 0; i < list->n_members && result == NULL; i++)
-	{
-		Form_pg_subscription_rel row =
-			(Form_pg_subscription_rel) GETSTRUCT(&list->members[i]->tuple);
-
-		if (complete_of_this_database(row->srsubid))
-			result = get_subscription_name(row->srsubid, true);
-	}
-	ReleaseSysCacheList(list);
-	table_close(rel, NoLock);
-	return result;
+	complete_find_subscriptions(&copied, &not_copied);
+	if (!OidIsValid(copied))
+		copied = not_copied;
+	return OidIsValid(copied) ? get_subscription_name(copied, true) : NULL;
 }

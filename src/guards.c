@@ -77,14 +77,16 @@ guards_find_all(Relation rel, Oid function, char fires)
 
 		if (trigger->tgfoid != function)
 			continue;
-		if (trigger->tgisclone)
-			result.inherited = true;
-		else if (guards_is_by_rule(trigger->tgname))
+		if (!trigger->tgisclone && guards_is_by_rule(trigger->tgname))
 			result.by_rule = lappend(result.by_rule, pstrdup(trigger->tgname));
 		else
-			result.by_hand = lappend(result.by_hand, pstrdup(trigger->tgname));
-		if (trigger->tgisclone || !guards_is_by_rule(trigger->tgname))
+		{
+			if (trigger->tgisclone)
+				result.inherited = true;
+			else
+				result.by_hand = lappend(result.by_hand, pstrdup(trigger->tgname));
 			result.covered |= guards_gap_of(trigger) == NULL;
+		}
 		if (trigger->tgenabled != TRIGGER_FIRES_ALWAYS && trigger->tgenabled != fires)
 			result.off = lappend(result.off, pstrdup(trigger->tgname));
 	}
