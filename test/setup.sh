@@ -302,6 +302,22 @@ run_suite() {
 		EXTRA_REGRESS_OPTS="--temp-instance=$dir/instance --temp-config=$conf $regress_options" "$@"
 }
 
+# What failed by name, and of TAP tests what was expected, so that the last lines of a
+# long log tell.
+list_failures() {
+	local dir=$1
+	sed -n -e 's/^not ok [0-9]* *[-+] \([^ ]*\).*/\1/p' -e 's/^\(test\)\{0,1\} *\([^ ]*\) *\.\.\. FAILED.*/\2/p' \
+		-e 's|^test/t/\(.*\.pl\) *(Wstat.*|\1|p' "$dir.log"
+	awk '/\) not ok / { n = 10; name = FILENAME; sub(/.*regress_log_/, "", name); print name ":" }
+		n-- > 0 { sub(/^\[[^]]*\]\([^)]*\) */, ""); if (/^not ok|^#/) print "  " $0 }' \
+		"$dir"/tmp_check/log/regress_log_* 2>/dev/null || true
+}
+
+# say_failures: of all suites so far.
+say_failures() {
+	[ ! -s "$work/failures" ] || { say "Failed:"; sed 's/^/  /' "$work/failures"; say ""; }
+}
+
 # Counts what the last summary says; a suite that ends without one has failed.
 count_suite() {
 	local dir=$1 bad=$2 log=$1.log all
@@ -317,6 +333,7 @@ count_suite() {
 		sed -n 's|^test/t/\(.*\)\.pl *(Wstat.*|\1|p' "$log" | while read -r name; do
 			tail -n 20 "$dir"/tmp_check/log/{regress_log_"$name","$name"_*.log} 2>/dev/null || true
 		done
+		list_failures "$dir" >>"$work/failures"
 		say "What was printed is in $dir: results, output_iso, tmp_check."
 	elif [ -z "$all" ]; then
 		bad=1

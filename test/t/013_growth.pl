@@ -97,6 +97,7 @@ $node->restart;
 $old = OptoutTest::Session->new($node);
 is($old->query(missed(1, 1000) . '; ' . missed($users - 999, $users) . '; ' . overdone($users + 1, $users + 1000)),
 	"0\n0\n0", 'overfull: restart');
+wait_until_ready($old);
 is($old->query('SELECT optout.verify(), shared_filter FROM optout.status'), '0|ready', 'overfull: restart, status');
 
 # optout.filter = off means that nothing but the table answers
