@@ -370,9 +370,9 @@ sub advance
 		return 1 unless @result;
 		my ($out, $err) = @result;
 
-		if ($err =~ /(ERROR|FATAL|PANIC):/)
+		if (my $failure = OptoutTest::Session::failure($err))
 		{
-			die "connection lost" if $1 ne 'ERROR';
+			die "connection lost" if $failure ne 'ERROR';
 			$self->problem("$action->{steps}[$client->{step}]: $err")
 			  unless $self->{on_error} && $self->{on_error}->($client->{role}, $err);
 
@@ -464,7 +464,7 @@ sub lose
 			last unless $action && eval { @result = $client->{session}->poll; 1 };
 			usleep(300);
 		}
-		my $answered = @result && $result[1] !~ /(ERROR|FATAL|PANIC):/;
+		my $answered = @result && !OptoutTest::Session::failure($result[1]);
 		if ($answered)
 		{
 			$self->end_step($client, $result[0]);

@@ -341,6 +341,14 @@ sub poll
 	return $self->_done ? $self->_result : ();
 }
 
+# What kind of failure is reported, if any.  psql may send a statement after the
+# server has crashed, and go on with its script before it ends.
+sub failure
+{
+	my ($err) = @_;
+	return $err =~ /(ERROR|FATAL|PANIC):|server closed the connection/ ? $1 // 'connection lost' : undef;
+}
+
 # Execute statements that must succeed; returns their output.
 sub query
 {
@@ -348,7 +356,7 @@ sub query
 
 	$self->begin($sql);
 	my ($out, $err) = $self->finish;
-	die "\"$sql\" failed: $err" if $err =~ /(ERROR|FATAL|PANIC):/;
+	die "\"$sql\" failed: $err" if failure($err);
 	return $out;
 }
 
@@ -359,7 +367,7 @@ sub query_fails
 
 	$self->begin($sql);
 	my ($out, $err) = $self->finish;
-	die "\"$sql\" did not fail: $out" unless $err =~ /(ERROR|FATAL|PANIC):/;
+	die "\"$sql\" did not fail: $out" unless failure($err);
 	return $err;
 }
 
