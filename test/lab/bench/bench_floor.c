@@ -25,6 +25,7 @@ PG_FUNCTION_INFO_V1(bench_floor_bigint);
 PG_FUNCTION_INFO_V1(bench_floor_uuid);
 PG_FUNCTION_INFO_V1(bench_floor_memory);
 PG_FUNCTION_INFO_V1(bench_keep_row);
+PG_FUNCTION_INFO_V1(bench_floor_row);
 
 /* a filter's worth of memory; a power of two */
 static uint64 *floor_words = NULL;
@@ -118,4 +119,22 @@ bench_keep_row(PG_FUNCTION_ARGS)
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		elog(ERROR, "keep_row() must be fired as a trigger");
 	PG_RETURN_POINTER(((TriggerData *) fcinfo->context)->tg_trigtuple);
+}
+
+/*
+ * floor_row(): the same after it has looked up the row's second column, as floor()
+ * does.
+ */
+Datum
+bench_floor_row(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+	bool		isnull;
+	text	   *user_id;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		elog(ERROR, "floor_row() must be fired as a trigger");
+	user_id = DatumGetTextPP(slot_getattr(trigdata->tg_trigslot, 2, &isnull));
+	PG_RETURN_POINTER(!isnull && floor_look(VARDATA_ANY(user_id), VARSIZE_ANY_EXHDR(user_id)) ?
+					  trigdata->tg_trigtuple : NULL);
 }

@@ -19,7 +19,8 @@ CREATE TABLE job (
 	prepare text NOT NULL DEFAULT '',		-- what else comes before
 	statement text,
 	user_id text,							-- or whose rows to store one by one
-	beside int NOT NULL DEFAULT 0,			-- so many opt-outs a second meanwhile
+	beside int NOT NULL DEFAULT 0,			-- so many transactions a second meanwhile
+	beside_what text NOT NULL DEFAULT 'opt-outs',	-- or plain INSERTs
 	UNIQUE (phase, name, mem)
 );
 
@@ -123,24 +124,28 @@ SELECT 'ingest', name, :copied, :kept_copied,
 	('no-op', 'logged', 'kept', 'WHERE no_op(user_id)', 0),
 	('floor', 'logged', 'kept', 'WHERE floor(user_id)', 0),
 	('accepts', 'logged', 'offered', 'WHERE optout.accepts(user_id)', 0),
-	('no-op trigger', 'logged_floor', 'kept', '', 0),
+	('no-op trigger', 'logged_no_op', 'kept', '', 0),
+	('floor trigger', 'logged_floor', 'kept', '', 0),
 	('guard', 'logged_guard', 'offered', '', 0),
 	('PL/pgSQL', 'logged_plpgsql', 'offered', '', 0),
 	('accepts beside', 'logged', 'offered', 'WHERE optout.accepts(user_id)', 100)
   ) AS copy (name, relation, file, condition, beside);
 
 -- Single rows, a transaction each.  Where the disk is waited for, this counts, too.
-INSERT INTO job (phase, name, rows, expect, prepare, user_id, beside)
+-- Any other transactions cost something, if only room in the processor's caches; so
+-- opt-outs are compared with plain INSERTs.
+INSERT INTO job (phase, name, rows, expect, prepare, user_id, beside, beside_what)
 SELECT 'ingest', name, n, CASE WHEN listed THEN 0 ELSE n END,
        format('TRUNCATE single; ALTER SYSTEM SET fsync = %s; SELECT pg_reload_conf(); CHECKPOINT;', fsync),
-       user_id(1, listed, 'text'), beside
+       user_id(1, listed, 'text'), beside, beside_what
   FROM (VALUES
-	('single kept', :singles, false, 'off', 0),
-	('single discarded', :singles, true, 'off', 0),
-	('single kept, fsync', :singles / 10, false, 'on', 0),
-	('single discarded, fsync', :singles / 10, true, 'on', 0),
-	('single kept beside', :singles, false, 'off', 1000)
-  ) AS single (name, n, listed, fsync, beside);
+	('single kept', :singles, false, 'off', 0, ''),
+	('single discarded', :singles, true, 'off', 0, ''),
+	('single kept, fsync', :singles / 10, false, 'on', 0, ''),
+	('single discarded, fsync', :singles / 10, true, 'on', 0, ''),
+	('single kept beside', :singles, false, 'off', 1000, 'opt-outs'),
+	('single kept beside others', :singles, false, 'off', 1000, 'INSERTs')
+  ) AS single (name, n, listed, fsync, beside, beside_what);
 
 -- The array is in the order of ids, which makes the plain INSERT fastest: it
 -- appends to the indexes.
@@ -191,6 +196,7 @@ INSERT INTO comparison (what, phase, ours, theirs, unit, target) VALUES
 	('COPY, WHERE accepts / WHERE no-op C function', 'ingest', 'accepts', 'no-op', 'ratio', '<= 1.11'),
 	('COPY, WHERE floor / WHERE no-op C function', 'ingest', 'floor', 'no-op', 'ratio', NULL),
 	('COPY, guarded table / no-op C trigger', 'ingest', 'guard', 'no-op trigger', 'ratio', '<= 1.1'),
+	('COPY, floor trigger / no-op C trigger', 'ingest', 'floor trigger', 'no-op trigger', 'ratio', NULL),
 	('COPY, PL/pgSQL trigger (EXISTS) / guarded table', 'ingest', 'PL/pgSQL', 'guard', 'ratio', NULL),
 	('COPY, WHERE accepts, beside 100 opt-outs a second / alone', 'ingest', 'accepts beside', 'accepts', 'ratio', NULL),
 	('prepared single-row INSERT, kept, us', 'ingest', 'single kept', NULL, 'us', NULL),
@@ -198,7 +204,8 @@ INSERT INTO comparison (what, phase, ours, theirs, unit, target) VALUES
 	('prepared single-row INSERT, discarded / kept, fsync on, elapsed time', 'ingest', 'single discarded, fsync', 'single kept, fsync', 'elapsed', '<= 1.1'),
 	('write-ahead log of a discarded single-row transaction, bytes', 'ingest', 'single discarded', NULL, 'bytes', '<= 120'),
 	('write-ahead log of a kept one, bytes', 'ingest', 'single kept', NULL, 'bytes', NULL),
-	('guarded single-row INSERT, added by 1000 opt-outs a second, us', 'ingest', 'single kept beside', 'single kept', 'us', '<= 0.7'),
+	('guarded single-row INSERT, added by 1000 opt-outs a second beside, us', 'ingest', 'single kept beside', 'single kept', 'us', '<= 0.7'),
+	('guarded single-row INSERT, added by 1000 plain INSERTs a second beside, us', 'ingest', 'single kept beside others', 'single kept', 'us', NULL),
 	('opt_out of ' || words(:list) || ' / INSERT into a table with the same indexes', 'bulk', 'opt_out', 'INSERT', 'ratio', '<= 1.75'),
 	('purge of ' || words(:short_list) || ' users, all of the table is read / DELETE', 'purge', 'purge', 'DELETE', 'ratio', '<= 1.1'),
 	('purge of ' || words(:short_list) || ' users, by an index / DELETE', 'purge by index', 'purge', 'DELETE', 'ratio', '<= 1.1'),

@@ -1,8 +1,8 @@
 --
 -- report.sql: the table, in Markdown that is nice to read in a terminal, too.
 --
-CREATE TEMP VIEW median AS
-SELECT phase, name, mem, unit, (percentile_cont(0.5) WITHIN GROUP (ORDER BY value) / rows)::numeric AS per_row
+CREATE TEMP VIEW least AS
+SELECT phase, name, mem, unit, (min(value) / rows)::numeric AS per_row
   FROM job JOIN sample ON job = nr,
        LATERAL (VALUES ('ratio', cpu), ('elapsed', elapsed), ('ns', cpu), ('us', cpu / 1000.0), ('bytes', wal)) AS v (unit, value)
  WHERE run > 0
@@ -12,8 +12,8 @@ WITH figure AS (
 	SELECT c.nr, o.mem, CASE WHEN c.unit IN ('ratio', 'elapsed') THEN o.per_row / t.per_row
 	                         ELSE o.per_row - COALESCE(t.per_row, 0) END AS value
 	  FROM comparison c
-	  JOIN median o ON (o.phase, o.name, o.unit) = (c.phase, c.ours, c.unit)
-	  LEFT JOIN median t ON (t.phase, t.name, t.unit, t.mem) = (c.phase, c.theirs, c.unit, o.mem)
+	  JOIN least o ON (o.phase, o.name, o.unit) = (c.phase, c.ours, c.unit)
+	  LEFT JOIN least t ON (t.phase, t.name, t.unit, t.mem) = (c.phase, c.theirs, c.unit, o.mem)
 ), shown AS (
 	SELECT nr, ARRAY[what,
 	                 COALESCE(round(d.value, digits)::text, ''), COALESCE(round(l.value, digits)::text, ''),
@@ -36,5 +36,5 @@ SELECT '| ' || string_agg(CASE WHEN nr = 0 THEN lpad(text, width::int, '-')
                                WHEN n IN (2, 3) THEN lpad(text, width) ELSE rpad(text, width) END, ' | ' ORDER BY n) || ' |'
   FROM cell GROUP BY nr ORDER BY nr;
 
-SELECT format(E'\n*Medians of %s interleaved runs, CPU time of the backend; %s events scanned, %s copied, %s users opted out, 1 %% of the events theirs.',
+SELECT format(E'\n*Least of %s interleaved runs, CPU time of the backend; %s events scanned, %s copied, %s users opted out, 1 %% of the events theirs.',
               :runs, words(:events), words(:copied), words(CASE WHEN :large THEN :large_list ELSE :list END));

@@ -23,6 +23,7 @@ CREATE FUNCTION floor(user_id text) RETURNS boolean AS :'module', 'bench_floor' 
 CREATE FUNCTION floor(user_id bigint) RETURNS boolean AS :'module', 'bench_floor_bigint' LANGUAGE C STABLE;
 CREATE FUNCTION floor(user_id uuid) RETURNS boolean AS :'module', 'bench_floor_uuid' LANGUAGE C STABLE;
 CREATE FUNCTION keep_row() RETURNS trigger AS :'module', 'bench_keep_row' LANGUAGE C;
+CREATE FUNCTION floor_row() RETURNS trigger AS :'module', 'bench_floor_row' LANGUAGE C;
 
 -- What one would write by hand.  They ask the extension's own table, so they
 -- have the same rows and the same indexes.
@@ -189,19 +190,22 @@ $$;
 
 -- What is ingested into.
 CREATE TABLE logged (event_id bigint PRIMARY KEY, user_id text, occurred_at timestamptz, event text);
+CREATE TABLE logged_no_op (LIKE logged INCLUDING ALL);
 CREATE TABLE logged_floor (LIKE logged INCLUDING ALL);
 CREATE TABLE logged_guard (LIKE logged INCLUDING ALL);
 CREATE TABLE logged_plpgsql (LIKE logged INCLUDING ALL);
 CREATE TABLE single (LIKE logged INCLUDING ALL);
-CREATE TRIGGER keep_row BEFORE INSERT ON logged_floor FOR EACH ROW EXECUTE FUNCTION keep_row();
+CREATE TRIGGER keep_row BEFORE INSERT ON logged_no_op FOR EACH ROW EXECUTE FUNCTION keep_row();
+CREATE TRIGGER floor_row BEFORE INSERT ON logged_floor FOR EACH ROW EXECUTE FUNCTION floor_row();
 CREATE TRIGGER discard BEFORE INSERT ON logged_plpgsql FOR EACH ROW EXECUTE FUNCTION plpgsql_discard();
 SELECT optout.guard('logged_guard'), optout.guard('single');
 
 -- the extension's columns, constraints and indexes, but no trigger
 CREATE TABLE plain_period (LIKE optout.opt_out_period INCLUDING ALL);
 
--- Users to be opted out while others ingest; no event is theirs.
+-- Users to be opted out while others ingest, or stored elsewhere; no event is theirs.
 CREATE SEQUENCE busy_user;
+CREATE TABLE busy (LIKE optout.opt_out_period INCLUDING ALL);
 
 -- What is read before and after.  Elapsed time is in nanoseconds, too.
 CREATE VIEW clock AS
