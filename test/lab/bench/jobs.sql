@@ -54,6 +54,9 @@ INSERT INTO phase (name, set_up) VALUES
 	('ingest', format($$CALL make_list('default', %s, 'text'); CALL make_events('event', %s, 1, %1$s);
 		INSERT INTO optout.product_user (user_id) SELECT 'busy user ' || n FROM generate_series(1, 100000) AS n;
 		COPY (SELECT * FROM event ORDER BY event_id) TO '%3$s/offered';
+		COPY (SELECT *, substr(md5(user_id), 1, 24) FROM event WHERE NOT listed(event_id, 1) ORDER BY event_id) TO '%3$s/two';
+		COPY (SELECT event_id, jsonb_build_object('user', jsonb_build_object('id', user_id), 'event', event)
+		        FROM event WHERE NOT listed(event_id, 1) ORDER BY event_id) TO '%3$s/json';
 		COPY (SELECT * FROM event WHERE NOT listed(event_id, 1) ORDER BY event_id) TO '%3$s/kept'$$, :list, :copied, :'dir')),
 	('bulk', format($$CALL make_list('default', 1, 'text');
 		INSERT INTO optout.product_user (user_id) SELECT user_id(n, true, 'text') FROM generate_series(1, %s) AS n;
@@ -128,6 +131,10 @@ SELECT 'ingest', name, :copied, :kept_copied,
 	('floor trigger', 'logged_floor', 'kept', '', 0),
 	('guard', 'logged_guard', 'offered', '', 0),
 	('PL/pgSQL', 'logged_plpgsql', 'offered', '', 0),
+	('one column', 'logged_one', 'two', '', 0),
+	('two columns', 'logged_two', 'two', '', 0),
+	('path', 'logged_path', 'json', '', 0),
+	('jsonb_path_exists', 'logged_json', 'json', 'WHERE jsonb_path_exists(payload, ''$.user.id'')', 0),
 	('accepts beside', 'logged', 'offered', 'WHERE optout.accepts(user_id)', 100)
   ) AS copy (name, relation, file, condition, beside);
 
@@ -197,6 +204,8 @@ INSERT INTO comparison (what, phase, ours, theirs, unit, target) VALUES
 	('COPY, WHERE floor / WHERE no-op C function', 'ingest', 'floor', 'no-op', 'ratio', NULL),
 	('COPY, guarded table / no-op C trigger', 'ingest', 'guard', 'no-op trigger', 'ratio', '<= 1.1'),
 	('COPY, floor trigger / no-op C trigger', 'ingest', 'floor trigger', 'no-op trigger', 'ratio', NULL),
+	('COPY, guard of two columns / of one', 'ingest', 'two columns', 'one column', 'ratio', '<= 1.15'),
+	('COPY, guard of a path into jsonb / WHERE jsonb_path_exists', 'ingest', 'path', 'jsonb_path_exists', 'ratio', '<= 1.3'),
 	('COPY, PL/pgSQL trigger (EXISTS) / guarded table', 'ingest', 'PL/pgSQL', 'guard', 'ratio', NULL),
 	('COPY, WHERE accepts, beside 100 opt-outs a second / alone', 'ingest', 'accepts beside', 'accepts', 'ratio', NULL),
 	('prepared single-row INSERT, kept, us', 'ingest', 'single kept', NULL, 'us', NULL),

@@ -194,11 +194,16 @@ CREATE TABLE logged_no_op (LIKE logged INCLUDING ALL);
 CREATE TABLE logged_floor (LIKE logged INCLUDING ALL);
 CREATE TABLE logged_guard (LIKE logged INCLUDING ALL);
 CREATE TABLE logged_plpgsql (LIKE logged INCLUDING ALL);
+CREATE TABLE logged_one (LIKE logged INCLUDING ALL, anonymous_id text);
+CREATE TABLE logged_two (LIKE logged_one INCLUDING ALL);
+CREATE TABLE logged_json (event_id bigint PRIMARY KEY, payload jsonb);
+CREATE TABLE logged_path (LIKE logged_json INCLUDING ALL);
 CREATE TABLE single (LIKE logged INCLUDING ALL);
 CREATE TRIGGER keep_row BEFORE INSERT ON logged_no_op FOR EACH ROW EXECUTE FUNCTION keep_row();
 CREATE TRIGGER floor_row BEFORE INSERT ON logged_floor FOR EACH ROW EXECUTE FUNCTION floor_row();
 CREATE TRIGGER discard BEFORE INSERT ON logged_plpgsql FOR EACH ROW EXECUTE FUNCTION plpgsql_discard();
-SELECT optout.guard('logged_guard'), optout.guard('single');
+SELECT optout.guard('logged_guard'), optout.guard('single'), optout.guard('logged_one'),
+       optout.guard('logged_two', ARRAY['user_id', 'anonymous_id']), optout.guard('logged_path', ARRAY['$.user.id'], payload => 'payload');
 
 -- the extension's columns, constraints and indexes, but no trigger
 CREATE TABLE plain_period (LIKE optout.opt_out_period INCLUDING ALL);
