@@ -367,7 +367,7 @@ sub query_fails
 
 	$self->begin($sql);
 	my ($out, $err) = $self->finish;
-	die "\"$sql\" did not fail: $out" unless failure($err);
+	die "\"$sql\" did not fail: $out" unless $err =~ /(ERROR|FATAL|PANIC):/;
 	return $err;
 }
 
