@@ -81,8 +81,8 @@ is_opted_out(text *organization, text *user_id, const TimestampTz *occurred_at)
 	if (likely(coverage() == COVERAGE_FULL))
 	{
 		/* no seed before: shared memory may have been attached to just now */
-		uint64		hash = key_hash(VARDATA_ANY(user_id), VARSIZE_ANY_EXHDR(user_id),
-									key_seed(organization));
+		uint64		hash = key_hash_text(VARDATA_ANY(user_id), VARSIZE_ANY_EXHDR(user_id),
+										 key_seed(organization));
 
 		if (likely(!filter_maybe_contains(hash)))
 		{
@@ -154,18 +154,12 @@ accepts_ask_cache(uint64 hash, text *organization, Oid type, Datum user_id, bool
 static pg_attribute_always_inline Answer
 accepts_answer_at_once(text *organization, Oid type, Datum user_id, bool has_time)
 {
-	char		buffer[IDENT_BUFFER];
-	const char *bytes;
-	int			len;
 	uint64		seed;
 	uint64		hash;
 
-	if (unlikely(!coverage_is_held()) || unlikely(!key_find_seed(organization, &seed)))
+	if (unlikely(!coverage_is_held()) || unlikely(!key_find_seed(organization, &seed)) ||
+		unlikely(!key_hash(type, user_id, seed, &hash)))
 		return NOT_KNOWN;
-	bytes = ident_bytes(type, user_id, buffer, &len);
-	if (unlikely(bytes == NULL))
-		return NOT_KNOWN;
-	hash = key_hash(bytes, len, seed);
 	if (unlikely(filter_maybe_contains(hash)))
 		return accepts_ask_cache(hash, organization, type, user_id, has_time);
 	accepts_lookups[LOOKUP_FILTER]++;

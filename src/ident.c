@@ -15,15 +15,13 @@
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "port/pg_bswap.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/uuid.h"
 
 #include "compat.h"
 #include "ident.h"
-
-/* the text form of a uuid */
-#define UUID_TEXT_LEN 36
 
 /* bytes of an identifier that an error message shows at most */
 #define IDENT_SHOWN_LEN 64
@@ -40,8 +38,7 @@ static bool ident_check_organization(char **newval, void **extra, GucSource sour
 static void ident_assign_organization(const char *newval, void *extra);
 static bool ident_check_actor(char **newval, void **extra, GucSource source);
 static text *ident_check(const char *what, text *ident);
-static bool ident_is_uuid(const char *bytes, int len);
-static bool ident_parse_number(text *ident, int64 min, int64 max, int64 *number);
+static inline bool ident_parse_hex(const char *left, const char *right, uint32 *number);
 static void ident_write_uuid(const unsigned char *data, char *buffer);
 static bool ident_parse_uuid(text *ident, char *canonical);
 
@@ -474,49 +471,92 @@ ident_from_datum(Oid type, Datum value)
 		case NAMEOID:
 			return cstring_to_text(NameStr(*DatumGetName(value)));
 		default:
-			if (ident_write(type, value, buffer, &len) == NULL)
+			if (ident_bytes(type, value, buffer, &len) == NULL)
 				elog(ERROR, "unexpected type %u for an identifier", type);
 			return cstring_to_text_with_len(buffer, len);
 	}
 }
 
 /*
- * Whether these are the bytes that uuid_out() writes for some uuid.
+ * The integer whose text form these bytes are; false if there is none.
  */
-static bool
-ident_is_uuid(const char *bytes, int len)
+bool
+ident_is_number(const char *bytes, int len, int64 *number)
 {
+	bool		negative = len > 0 && bytes[0] == '-';
+	uint64		value = 0;
+
+	if (negative)
+	{
+		bytes++;
+		len--;
+	}
+	/* 19 digits never overflow, and no integer has more */
+	if (len < 1 || len > 19 || (bytes[0] == '0' && (len > 1 || negative)))
+		return false;
 	for (int i = 0; i < len; i++)
 	{
-		if (i == 8 || i == 13 || i == 18 || i == 23 ? bytes[i] != '-' :
-			strchr("0123456789abcdef", bytes[i]) == NULL || bytes[i] == '\0')
+		unsigned int digit = (unsigned char) bytes[i] - '0';
+
+		if (digit > 9)
 			return false;
+		value = value * 10 + digit;
 	}
-	return len == UUID_TEXT_LEN;
+	if (value > (uint64) PG_INT64_MAX + negative)
+		return false;
+	*number = (int64) (negative ? 0 - value : value);
+	return true;
 }
 
 /*
- * The integer that is written like this, without anything that could be left out;
- * false if there is none between the two.
+ * The number that is written in these eight lower-case hexadecimal digits, four and
+ * four, all of which are looked at at once; false if they are not such digits.
  */
-static bool
-ident_parse_number(text *ident, int64 min, int64 max, int64 *number)
+static inline bool
+ident_parse_hex(const char *left, const char *right, uint32 *number)
 {
-	char		string[MAXINT8LEN + 1];
-	char		canonical[MAXINT8LEN + 1];
-	int			len = VARSIZE_ANY_EXHDR(ident);
-	char	   *end;
+	const uint64 each = UINT64CONST(0x0101010101010101);
+	uint32		halves[2];
+	uint64		digits;
+	uint64		values;
 
-	if (len > MAXINT8LEN)
+	memcpy(&halves[0], left, 4);
+	memcpy(&halves[1], right, 4);
+	digits = (uint64) pg_ntoh32(halves[0]) << 32 | pg_ntoh32(halves[1]);
+
+	/* bit 6 is set in letters, and 'a' & 0xF is 1 */
+	values = (digits & each * 0xF) + (digits >> 6 & each) * 9;
+	/* adding 6 sets bit 4 of what a letter stands for */
+	if ((values & each * 0xF0) != 0 ||
+		values + each * '0' + ((values + each * 6) >> 4 & each) * ('a' - '0' - 10) != digits)
 		return false;
-	memcpy(string, VARDATA_ANY(ident), len);
-	string[len] = '\0';
-	errno = 0;
-	*number = strtoi64(string, &end, 10);
-	if (errno != 0 || *number < min || *number > max)
+
+	values = (values | values >> 4) & UINT64CONST(0x00FF00FF00FF00FF);
+	values = (values | values >> 8) & UINT64CONST(0x0000FFFF0000FFFF);
+	*number = (uint32) (values | values >> 16);
+	return true;
+}
+
+/*
+ * The uuid whose text form these bytes are; false if there is none.
+ */
+bool
+ident_is_uuid(const char *bytes, int len, pg_uuid_t *uuid)
+{
+	uint32		words[4];
+	uint64		halves[2];
+
+	if (len != UUID_TEXT_LEN ||
+		bytes[8] != '-' || bytes[13] != '-' || bytes[18] != '-' || bytes[23] != '-' ||
+		!ident_parse_hex(bytes, bytes + 4, &words[0]) ||
+		!ident_parse_hex(bytes + 9, bytes + 14, &words[1]) ||
+		!ident_parse_hex(bytes + 19, bytes + 24, &words[2]) ||
+		!ident_parse_hex(bytes + 28, bytes + 32, &words[3]))
 		return false;
-	/* it may have begun with a space, say */
-	return pg_lltoa(*number, canonical) == len && memcmp(canonical, string, len) == 0;
+	halves[0] = pg_hton64((uint64) words[0] << 32 | words[1]);
+	halves[1] = pg_hton64((uint64) words[2] << 32 | words[3]);
+	memcpy(uuid->data, halves, UUID_LEN);
+	return true;
 }
 
 /*
@@ -529,6 +569,7 @@ ident_to_datum(Oid type, text *ident, Datum *value)
 	const char *bytes = VARDATA_ANY(ident);
 	int			len = VARSIZE_ANY_EXHDR(ident);
 	int64		number;
+	pg_uuid_t  *uuid;
 
 	switch (type)
 	{
@@ -545,22 +586,21 @@ ident_to_datum(Oid type, text *ident, Datum *value)
 			*value = DirectFunctionCall1(namein, CStringGetDatum(text_to_cstring(ident)));
 			return true;
 		case UUIDOID:
-			if (!ident_is_uuid(bytes, len))
-				return false;
-			*value = DirectFunctionCall1(uuid_in, CStringGetDatum(text_to_cstring(ident)));
-			return true;
+			uuid = palloc(sizeof(pg_uuid_t));
+			*value = UUIDPGetDatum(uuid);
+			return ident_is_uuid(bytes, len, uuid);
 		case INT2OID:
-			if (!ident_parse_number(ident, PG_INT16_MIN, PG_INT16_MAX, &number))
+			if (!ident_is_number(bytes, len, &number) || number != (int16) number)
 				return false;
 			*value = Int16GetDatum((int16) number);
 			return true;
 		case INT4OID:
-			if (!ident_parse_number(ident, PG_INT32_MIN, PG_INT32_MAX, &number))
+			if (!ident_is_number(bytes, len, &number) || number != (int32) number)
 				return false;
 			*value = Int32GetDatum((int32) number);
 			return true;
 		case INT8OID:
-			if (!ident_parse_number(ident, PG_INT64_MIN, PG_INT64_MAX, &number))
+			if (!ident_is_number(bytes, len, &number))
 				return false;
 			*value = Int64GetDatum(number);
 			return true;
@@ -590,30 +630,35 @@ ident_write_uuid(const unsigned char *data, char *buffer)
 }
 
 /*
- * Of an identifier that is not a text, the bytes of its text form, in the buffer
- * of IDENT_BUFFER bytes or where they are; NULL where that is left to
- * ident_from_datum().
+ * The bytes of an identifier, the same as ident_from_datum() gives, in the buffer of
+ * IDENT_BUFFER bytes or where they are, without allocating memory; NULL where that
+ * cannot be.
  */
 const char *
-ident_write(Oid type, Datum value, char *buffer, int *len)
+ident_bytes(Oid type, Datum value, char *buffer, int *len)
 {
 	switch (type)
 	{
+		case TEXTOID:
+		case VARCHAROID:
+			if (!ident_is_plain(value))
+				return NULL;
+			*len = VARSIZE_ANY_EXHDR(DatumGetPointer(value));
+			return VARDATA_ANY(DatumGetPointer(value));
 		case INT8OID:
 			*len = pg_lltoa(DatumGetInt64(value), buffer);
-			break;
+			return buffer;
 		case INT4OID:
 			*len = pg_ltoa(DatumGetInt32(value), buffer);
-			break;
+			return buffer;
 		case INT2OID:
 			*len = pg_ltoa(DatumGetInt16(value), buffer);
-			break;
+			return buffer;
 		case UUIDOID:
 			ident_write_uuid(DatumGetUUIDP(value)->data, buffer);
-			*len = 36;
-			break;
+			*len = UUID_TEXT_LEN;
+			return buffer;
 		default:
 			return NULL;
 	}
-	return buffer;
 }

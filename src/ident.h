@@ -7,6 +7,7 @@
 
 #include "catalog/pg_type_d.h"
 #include "utils/array.h"
+#include "utils/uuid.h"
 
 /* what an organization or a user id may measure, in bytes; so do the tables */
 #define IDENT_MAX_LEN 1024
@@ -71,26 +72,23 @@ extern bool ident_to_datum(Oid type, text *ident, Datum *value);
 
 extern text *ident_actor(void);
 
-/* room for what ident_bytes() has to write, a uuid at most */
-#define IDENT_BUFFER 36
+/* the text form of a uuid */
+#define UUID_TEXT_LEN 36
 
-extern const char *ident_write(Oid type, Datum value, char *buffer, int *len);
+/* room for what ident_bytes() has to write */
+#define IDENT_BUFFER UUID_TEXT_LEN
+
+extern const char *ident_bytes(Oid type, Datum value, char *buffer, int *len);
+extern bool ident_is_number(const char *bytes, int len, int64 *number);
+extern bool ident_is_uuid(const char *bytes, int len, pg_uuid_t *uuid);
 
 /*
- * The bytes of an identifier, the same as ident_from_datum() gives, where they
- * can be had without allocating memory; else NULL.
+ * Whether the bytes of a text are where it is.
  */
-static inline const char *
-ident_bytes(Oid type, Datum value, char *buffer, int *len)
+static inline bool
+ident_is_plain(Datum value)
 {
-	struct varlena *bytes = (struct varlena *) DatumGetPointer(value);
-
-	if (type != TEXTOID && type != VARCHAROID)
-		return ident_write(type, value, buffer, len);
-	if (VARATT_IS_COMPRESSED(bytes) || VARATT_IS_EXTERNAL(bytes))
-		return NULL;
-	*len = VARSIZE_ANY_EXHDR(bytes);
-	return VARDATA_ANY(bytes);
+	return !VARATT_IS_COMPRESSED(DatumGetPointer(value)) && !VARATT_IS_EXTERNAL(DatumGetPointer(value));
 }
 
 extern char *ident_for_message(text *ident);

@@ -64,3 +64,19 @@ key_make_seed(text *organization)
 		key_setting_version = organization_setting_version;
 	return seed->seed;
 }
+
+/*
+ * Of an id that is as short as a number, or as long as a uuid.
+ */
+uint64
+key_hash_value(const char *user_id, int len, uint64 seed)
+{
+	int64		number;
+	pg_uuid_t	uuid;
+
+	if (ident_is_number(user_id, len, &number))
+		return key_hash_number(number, seed);
+	if (ident_is_uuid(user_id, len, &uuid))
+		return key_hash_uuid(&uuid, seed);
+	return XXH3_64bits_withSeed(user_id, len, seed);
+}

@@ -38,6 +38,7 @@ extern uint64 key_generation;
 
 extern void key_use_secret(uint64 secret);
 extern uint64 key_make_seed(text *organization);
+extern uint64 key_hash_value(const char *user_id, int len, uint64 seed);
 
 /*
  * The seed of an organization's users, if it has been made already.  Then the
@@ -66,11 +67,65 @@ key_seed(text *organization)
 
 /*
  * The lower half of a user's key, which is enough for the filter.
+ *
+ * A column of numbers or uuids names the same user as a column of their text forms.
+ * To make the text of each value, only to hash it, takes longer than all else: what
+ * has been written in small pieces cannot be read in larger ones until it has arrived
+ * in the cache.  So it is the other way around: a text that is the text form of a
+ * number or uuid is hashed as that is.  What else may happen to have the same bytes
+ * differs in the upper half.
  */
 static inline uint64
-key_hash(const char *user_id, int len, uint64 seed)
+key_hash_number(int64 number, uint64 seed)
 {
+	return XXH3_64bits_withSeed(&number, sizeof(number), seed);
+}
+
+static inline uint64
+key_hash_uuid(const pg_uuid_t *uuid, uint64 seed)
+{
+	return XXH3_64bits_withSeed(uuid->data, UUID_LEN, seed);
+}
+
+static inline uint64
+key_hash_text(const char *user_id, int len, uint64 seed)
+{
+	/* what is as long as a bigint or a uuid may be one */
+	if (len <= 20 || len == UUID_TEXT_LEN)
+		return key_hash_value(user_id, len, seed);
 	return XXH3_64bits_withSeed(user_id, len, seed);
+}
+
+/*
+ * The same for a value of any type of id; false if that takes ident_from_datum().
+ */
+static inline bool
+key_hash(Oid type, Datum user_id, uint64 seed, uint64 *hash)
+{
+	switch (type)
+	{
+		case TEXTOID:
+		case VARCHAROID:
+			if (unlikely(!ident_is_plain(user_id)))
+				return false;
+			*hash = key_hash_text(VARDATA_ANY(DatumGetPointer(user_id)),
+								  VARSIZE_ANY_EXHDR(DatumGetPointer(user_id)), seed);
+			return true;
+		case UUIDOID:
+			*hash = key_hash_uuid(DatumGetUUIDP(user_id), seed);
+			return true;
+		case INT8OID:
+			*hash = key_hash_number(DatumGetInt64(user_id), seed);
+			return true;
+		case INT4OID:
+			*hash = key_hash_number(DatumGetInt32(user_id), seed);
+			return true;
+		case INT2OID:
+			*hash = key_hash_number(DatumGetInt16(user_id), seed);
+			return true;
+		default:
+			return false;
+	}
 }
 
 /*
@@ -90,7 +145,7 @@ key_of(text *user_id, uint64 seed)
 	const char *bytes = VARDATA_ANY(user_id);
 	int			len = VARSIZE_ANY_EXHDR(user_id);
 
-	return key_complete(key_hash(bytes, len, seed), bytes, len, seed);
+	return key_complete(key_hash_text(bytes, len, seed), bytes, len, seed);
 }
 
 #endif							/* OPTOUT_KEY_H */

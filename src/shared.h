@@ -18,7 +18,7 @@
  * change of either: the library may be replaced while the server runs, and then
  * backends with the old and the new one meet in memory made on demand.
  */
-#define LAYOUT 7
+#define LAYOUT 8
 
 /* of the filter; each is half of the next */
 #define LEVELS 7

@@ -1,0 +1,128 @@
+-- Text, numbers and uuids agree on who is who: a number or uuid is the user whose id is
+-- its text form, and nobody else is.
+CREATE EXTENSION optout;
+
+-- Numbers of all sizes, with either sign, what is nearly the text form of one, and the
+-- same for uuids. Every fourth user is opted out, and so are the ends of all types.
+CREATE TABLE person (id text PRIMARY KEY, listed boolean NOT NULL);
+WITH number AS (
+	SELECT DISTINCT sign * ((hashint8extended(n, 1) & 9223372036854775807) / (10::numeric ^ (n % 19))::bigint) AS number
+	  FROM generate_series(1, 380) AS n, (VALUES (1), (-1)) AS s (sign)
+	UNION SELECT (10::numeric ^ n)::bigint + d FROM generate_series(0, 18) AS n, (VALUES (-1), (0), (1)) AS d (d)
+	UNION VALUES (9223372036854775807), (9223372036854775806), (-9223372036854775807), (-9223372036854775807 - 1),
+		(2147483647), (2147483648), (-2147483648), (-2147483649), (32767), (32768), (-32768), (-32769), (0), (-1)
+), id AS (
+	SELECT number::text AS id FROM number
+	UNION SELECT prefix || number FROM number, (VALUES ('0'), ('+'), ('-'), (' '), ('-0'), ('--')) AS p (prefix)
+	UNION SELECT number || suffix FROM number, (VALUES ('.'), ('.0'), ('e0'), (' '), (':'), ('/'), ('x'), ('é')) AS s (suffix)
+	UNION VALUES ('9223372036854775808'), ('-9223372036854775809'), ('9999999999999999999'), ('-9999999999999999999'),
+		('10000000000000000000'), ('18446744073709551615'), ('18446744073709551616'), ('18446744073709551658'), ('-'), ('+'), ('0x2a')
+	UNION SELECT v FROM generate_series(1, 200) AS n, md5(n::text) AS h, CAST(h AS uuid) AS u, unnest(ARRAY[
+		u::text, h, upper(u::text), '{' || u || '}', replace(u::text, '-', '_'), overlay(u::text PLACING '0' FROM 9),
+		left(u::text, 35), u || '0', translate(u::text, '0f', 'og'), translate(u::text, 'a', ':'), translate(u::text, '9', '/'), translate(u::text, 'a', '`'),
+		translate(u::text, 'ef', 'kp'), left(u::text, 34) || 'é']) AS v
+)
+INSERT INTO person
+SELECT id, hashtextextended(id, 7) % 4 = 0 OR id IN ('0', '-1', '32767', '-32768', '2147483647', '-2147483648', '9223372036854775807', '-9223372036854775808')
+  FROM id WHERE id <> '';
+-- what these would be mistaken for by who does not look closely
+INSERT INTO person VALUES ('9999999999999999998', true), ('-8446744073709551618', false),
+	('00000000-0000-4000-8000-00000000000g', true), ('00000000-0000-4000-8000-000000000011', false),
+	('00000000-0000-4000-8000-0000000000:a', true), ('00000000-0000-4000-8000-0000000000aa', false);
+SELECT count(*) > 10000 AS persons, count(*) FILTER (WHERE listed) > 2000 AS listed FROM person;
+-- there are warnings of ids that are nearly uuids, which are another test's
+SET client_min_messages = error;
+SELECT optout.enroll(array_agg(id)) FROM person;
+SELECT optout.opt_out(array_agg(id)) = count(*) AS all_opted_out FROM person WHERE listed;
+RESET client_min_messages;
+
+-- the numbers and uuids of all that can be read as one, whether it is written so or not
+CREATE VIEW number AS
+SELECT DISTINCT trunc(id::numeric)::bigint AS n FROM person
+ WHERE id ~ '^ *[-+]?[0-9]+(\.0?|e0)? *$' AND id::numeric BETWEEN -9223372036854775808 AND 9223372036854775807;
+CREATE VIEW uuid AS
+SELECT DISTINCT id::uuid AS u FROM person WHERE id ~* '^\{?[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}\}?$';
+
+-- Each answer three times: the first may come from the table, the last by the filter
+-- and the cache.
+SELECT n AS round, (SELECT count(*) FROM person WHERE optout.accepts(id) = listed) AS text,
+       (SELECT count(*) FROM number WHERE optout.accepts(n) IS NOT DISTINCT FROM
+               EXISTS (SELECT FROM person WHERE id = n::text AND listed)) AS bigint,
+       (SELECT count(*) FROM uuid WHERE optout.accepts(u) IS NOT DISTINCT FROM
+               EXISTS (SELECT FROM person WHERE id = u::text AND listed)) AS uuid
+  FROM generate_series(1, 3) AS n;
+SELECT count(*) > 700 AS numbers FROM number;
+SELECT count(*) >= 200 AS uuids FROM uuid;
+
+-- is_opted_out() likewise, and a guard of any type of column
+SELECT count(*) FROM number WHERE optout.is_opted_out(n) <> EXISTS (SELECT FROM person WHERE id = n::text AND listed);
+SELECT count(*) FROM uuid WHERE optout.is_opted_out(u) <> EXISTS (SELECT FROM person WHERE id = u::text AND listed);
+CREATE TABLE by_text (user_id text);
+CREATE TABLE by_varchar (user_id varchar);
+CREATE TABLE by_bpchar (user_id character(40));
+CREATE TABLE by_name (user_id name);
+CREATE TABLE by_smallint (user_id smallint);
+CREATE TABLE by_integer (user_id integer);
+CREATE TABLE by_bigint (user_id bigint);
+CREATE TABLE by_uuid (user_id uuid);
+SELECT count(optout.guard(relation)) FROM unnest('{by_text,by_varchar,by_bpchar,by_name,by_smallint,by_integer,by_bigint,by_uuid}'::regclass[]) AS relation;
+INSERT INTO by_text SELECT id FROM person;
+INSERT INTO by_varchar SELECT id FROM person;
+INSERT INTO by_bpchar SELECT id FROM person WHERE id NOT LIKE '% ';
+INSERT INTO by_name SELECT id FROM person;
+INSERT INTO by_smallint SELECT n FROM number WHERE n BETWEEN -32768 AND 32767;
+INSERT INTO by_integer SELECT n FROM number WHERE n BETWEEN -2147483648 AND 2147483647;
+INSERT INTO by_bigint SELECT n FROM number;
+INSERT INTO by_uuid SELECT u FROM uuid;
+-- What is stored must be the events of all who are not listed, and of nobody else.
+CREATE VIEW report AS
+WITH stored AS (
+	SELECT 'text' AS type, user_id AS id FROM by_text
+	UNION ALL SELECT 'varchar', user_id FROM by_varchar
+	UNION ALL SELECT 'bpchar', user_id FROM by_bpchar
+	UNION ALL SELECT 'name', user_id FROM by_name
+	UNION ALL SELECT 'smallint', user_id::text FROM by_smallint
+	UNION ALL SELECT 'integer', user_id::text FROM by_integer
+	UNION ALL SELECT 'bigint', user_id::text FROM by_bigint
+	UNION ALL SELECT 'uuid', user_id::text FROM by_uuid
+), offered AS (
+	SELECT type, id FROM person, unnest('{text,varchar,bpchar,name}'::text[]) AS type WHERE type <> 'bpchar' OR id NOT LIKE '% '
+	UNION ALL SELECT type, n::text FROM number, (VALUES ('smallint', 32767), ('integer', 2147483647), ('bigint', 9223372036854775807)) AS t (type, largest)
+	           WHERE n BETWEEN -largest - 1 AND largest
+	UNION ALL SELECT 'uuid', u::text FROM uuid
+)
+SELECT type, count(*) > 50 AS offered, count(*) FILTER (WHERE stored.id IS NULL AND listed IS NOT TRUE) AS missing,
+       count(*) FILTER (WHERE stored.id IS NOT NULL AND listed) AS leaked,
+       count(*) FILTER (WHERE stored.id IS NULL AND listed) > 10 AS discarded
+  FROM offered LEFT JOIN stored USING (type, id) LEFT JOIN person USING (id)
+ GROUP BY type ORDER BY type;
+
+SELECT * FROM report;
+
+-- purge() looks for each id as the value that it is the text form of
+SELECT optout.opt_in(array_agg(id)) = count(*) AS all_opted_in FROM person WHERE listed;
+INSERT INTO by_smallint SELECT n FROM number JOIN person ON id = n::text WHERE listed AND n BETWEEN -32768 AND 32767;
+INSERT INTO by_integer SELECT n FROM number JOIN person ON id = n::text WHERE listed AND n BETWEEN -2147483648 AND 2147483647;
+INSERT INTO by_bigint SELECT n FROM number JOIN person ON id = n::text WHERE listed;
+INSERT INTO by_uuid SELECT u FROM uuid JOIN person ON id = u::text WHERE listed;
+INSERT INTO by_text SELECT id FROM person WHERE listed;
+INSERT INTO by_varchar SELECT id FROM person WHERE listed;
+INSERT INTO by_bpchar SELECT id FROM person WHERE listed AND id NOT LIKE '% ';
+INSERT INTO by_name SELECT id FROM person WHERE listed;
+SELECT type, leaked > 10 AS stored FROM report WHERE leaked <= 10;
+SET client_min_messages = error;
+SELECT optout.opt_out(array_agg(id)) = count(*) AS all_opted_out FROM person WHERE listed;
+DO $$
+DECLARE
+	listed CONSTANT text[] := (SELECT array_agg(id) FROM person WHERE listed);
+BEGIN
+	CALL optout.purge(listed);
+END
+$$;
+RESET client_min_messages;
+SELECT * FROM report;
+
+DROP VIEW report, number, uuid;
+DROP TABLE by_text, by_varchar, by_bpchar, by_name, by_smallint, by_integer, by_bigint, by_uuid;
+DROP TABLE person;
+DROP EXTENSION optout CASCADE;
