@@ -6,6 +6,9 @@
  */
 #include "postgres.h"
 
+#ifdef __linux__
+#include <sched.h>
+#endif
 #include <time.h>
 
 #define XXH_INLINE_ALL
@@ -19,6 +22,7 @@
 PG_MODULE_MAGIC;
 
 PG_FUNCTION_INFO_V1(bench_cpu);
+PG_FUNCTION_INFO_V1(bench_stay_on);
 PG_FUNCTION_INFO_V1(bench_no_op);
 PG_FUNCTION_INFO_V1(bench_floor);
 PG_FUNCTION_INFO_V1(bench_floor_bigint);
@@ -43,6 +47,28 @@ bench_cpu(PG_FUNCTION_ARGS)
 	if (clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now) != 0)
 		elog(ERROR, "could not read the CPU time: %m");
 	PG_RETURN_INT64(now.tv_sec * INT64CONST(1000000000) + now.tv_nsec);
+}
+
+/*
+ * stay_on(pid, processor): have that backend run there only.  Nothing where the
+ * processor is -1, which means that the operating system cannot do that.
+ */
+Datum
+bench_stay_on(PG_FUNCTION_ARGS)
+{
+#ifdef __linux__
+	int			pid = PG_GETARG_INT32(0);
+	int			processor = PG_GETARG_INT32(1);
+	cpu_set_t	processors;
+
+	if (processor < 0)
+		PG_RETURN_VOID();
+	CPU_ZERO(&processors);
+	CPU_SET(processor, &processors);
+	if (sched_setaffinity(pid, sizeof(processors), &processors) != 0)
+		elog(ERROR, "could not move process %d to processor %d: %m", pid, processor);
+#endif
+	PG_RETURN_VOID();
 }
 
 /*

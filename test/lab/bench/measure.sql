@@ -3,6 +3,7 @@
 --
 SELECT prepare, statement FROM job WHERE nr = :job \gset
 \o /dev/null
+SELECT stay_on(pg_backend_pid(), :processor);
 :prepare
 \o
 \set got ''

@@ -10,6 +10,7 @@ ALTER DATABASE postgres SET search_path = bench;
 SET search_path = bench;
 
 CREATE FUNCTION cpu() RETURNS bigint AS :'module', 'bench_cpu' LANGUAGE C;
+CREATE FUNCTION stay_on(pid int, processor int) RETURNS void AS :'module', 'bench_stay_on' LANGUAGE C;
 
 -- The floors.  Declared as the filter is.
 CREATE FUNCTION no_op(user_id text, organization text DEFAULT NULL, occurred_at timestamptz DEFAULT NULL) RETURNS boolean

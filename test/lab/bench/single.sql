@@ -4,6 +4,7 @@
 --
 \set n :n + 1
 \if :n = 1
+SELECT stay_on(pg_backend_pid(), :processor);
 CALL until_ready();
 SELECT * FROM clock \gset before_
 \endif
