@@ -33,7 +33,7 @@ SELECT bool_and(has_function_privilege(a.role, r.oid, 'EXECUTE')), 'whoever may 
  WHERE a.privilege = 'administer' AND r.proname IN ('enroll', 'opt_out', 'opt_in', 'forget', 'sign_in', 'settle');
 SELECT count(*) = 0, 'whoever may not has no EXECUTE'
   FROM fuzz.routine r CROSS JOIN LATERAL aclexplode(r.proacl) AS acl
- WHERE acl.grantee <> ALL ('{fuzz_owner,fuzz_admin,fuzz_stranger}'::regrole[]) AND r.proname NOT IN ('filter_statistics', 'load_progress', 'command_progress', 'settle_replicas', 'committed_lsn', 'guard_columns')
+ WHERE acl.grantee <> ALL ('{fuzz_owner,fuzz_admin,fuzz_stranger}'::regrole[]) AND r.proname NOT IN ('filter_statistics', 'load_progress', 'command_progress', 'settle_replicas', 'committed_lsn', 'guard_columns', 'stored_events', 'json_id')
    AND acl.grantee NOT IN (SELECT role FROM optout.authority WHERE privilege = 'administer');
 
 -- what is written below the executor is in the indexes as well

@@ -70,6 +70,11 @@ CREATE MATERIALIZED VIEW event_matview AS SELECT 'u1'::text AS user_id;
 CREATE SEQUENCE event_sequence;
 CREATE TYPE event_type AS (user_id text, organization text);
 RESET ROLE;
+-- where rules make guards
+CREATE SCHEMA fuzz_rule;
+GRANT ALL ON SCHEMA fuzz_rule TO PUBLIC;
+CREATE TABLE fuzz_rule.event (LIKE event_doc);
+GRANT ALL ON fuzz_rule.event TO PUBLIC;
 CREATE FOREIGN DATA WRAPPER nothing;
 CREATE SERVER nowhere FOREIGN DATA WRAPPER nothing;
 CREATE FOREIGN TABLE event_foreign (user_id text) SERVER nowhere;
@@ -216,6 +221,12 @@ INSERT INTO fuzz.value SELECT 'name', 'user_id', quote_literal(v) FROM unnest(AR
 INSERT INTO fuzz.value SELECT 'name', 'organization', quote_nullable(v) FROM unnest(ARRAY['organization', 'organization', NULL, NULL, 'user_id', 'code', 'n']) AS v;
 INSERT INTO fuzz.value SELECT 'name', 'payload', quote_nullable(v) FROM unnest(ARRAY['doc', 'doc', 'docb', 'docb', NULL, 'n']) AS v;
 INSERT INTO fuzz.value SELECT 'name', 'occurred_at', quote_nullable(v) FROM unnest(ARRAY['at', 'at', 'occurred_at', NULL, NULL, 'user_id']) AS v;
+INSERT INTO fuzz.value SELECT 'regnamespace', NULL, v
+  FROM unnest(ARRAY['NULL', '0', '1', '4294967295', '99999999', '''nothing''', '''optout''', '''pg_catalog''', '''information_schema''', '''pg_toast''']) AS v;
+INSERT INTO fuzz.value SELECT type, 'schema', quote_literal('fuzz_rule') FROM unnest('{regnamespace,name}'::regtype[]) AS type, generate_series(1, 5);
+INSERT INTO fuzz.value SELECT 'json', NULL, quote_nullable(v)
+  FROM unnest(ARRAY[NULL, '', '{', '{}', '[]', 'null', '"u1"', '1', '{"id": "u1"}', '{"id": 1e400, "id": "u1"}', '{"user": {"id": "u1"}}',
+	'{"user": {"id": "\u0000"}}', '{"user": {"id": "\ud800"}}', repeat('[', 100000), '[{"user": {"id": ' || repeat('9', 2000) || '}}]']) AS v;
 SET search_path = fuzz;
 INSERT INTO value SELECT 'regrole', NULL, v FROM unnest(ARRAY['NULL', '0', '1', '4294967295', '99999999', '''nobody''', '''pg_monitor''', '''public''', '''-''']) AS v;
 INSERT INTO value SELECT 'regrole', 'role', quote_literal(oid::regrole) FROM pg_roles WHERE rolname ~ 'fuzz';
@@ -299,5 +310,6 @@ BEGIN
 	INSERT INTO fuzz.event_plain (user_id, organization, at) SELECT user_id, organization, at FROM fuzz.row WHERE random() < 0.2;
 EXCEPTION WHEN lock_not_available OR deadlock_detected OR query_canceled OR serialization_failure OR unique_violation
 	OR undefined_object OR object_not_in_prerequisite_state THEN
-	NULL;	-- other sessions do the same
+	-- other sessions do the same
+	RAISE LOG 'not restored: % %', SQLSTATE, SQLERRM;
 END $$;

@@ -467,6 +467,32 @@ INSERT INTO t SELECT user_id, organization FROM fuzz.member ORDER BY random() LI
 SELECT count(*) FROM t
 DROP TABLE t$t$),
 
+-- what is stored
+(4, $t$SELECT optout.opt_out(ARRAY['u1', 'u2', '3'], 'acme')
+CALL optout.purge(ARRAY['u1', 'u2', '3'], 'acme')
+CALL optout.purge(@aliases@, @organization@, @bool@)
+SELECT * FROM optout.stored_events(@aliases@, @organization@)$t$),
+
+-- tables that come under a rule
+(5, $t$SELECT optout.guard_schema('fuzz_rule', @source@, 'organization', 'at', 'doc', 'UTC')
+CREATE TABLE fuzz_rule.@unique@ (LIKE fuzz.event_doc)
+INSERT INTO fuzz_rule.@unique@ (user_id, organization, at) SELECT user_id, organization, @time@ FROM fuzz.member ORDER BY random() LIMIT @n@
+ALTER TABLE fuzz_rule.@unique@ RENAME user_id TO person
+ALTER TABLE fuzz_rule.@unique@ ADD user_id bigint, ALTER doc TYPE jsonb USING doc::jsonb
+SELECT optout.json_id(@doc@::json, '$.user.id'), @call@
+INSERT INTO fuzz_rule.@unique@ (user_id, device, doc) SELECT r.big, r.user_id, fuzz.as_jsonb(@doc@) FROM fuzz.row r WHERE r.n % 12 = @n@
+DROP TABLE fuzz_rule.@unique@$t$),
+(3, $t$BEGIN
+SELECT optout.guard_schema('fuzz_rule')
+CREATE TABLE fuzz_rule.@unique@ AS SELECT user_id, n FROM fuzz.row r WHERE @rowbool@
+CREATE TABLE fuzz_rule.@unique@_part PARTITION OF fuzz.event_part FOR VALUES IN (3)
+SAVEPOINT a
+ALTER TABLE fuzz_rule.@unique@ SET SCHEMA fuzz
+SELECT optout.unguard_schema('fuzz_rule'), @call@
+ROLLBACK TO a
+DROP TABLE fuzz_rule.@unique@
+ROLLBACK$t$),
+
 -- tables that change under their guard
 (5, $t$CREATE TEMPORARY TABLE t (LIKE fuzz.event_plain)
 SELECT optout.guard('pg_temp.t', organization => 'organization', occurred_at => 'at')
