@@ -510,7 +510,7 @@ ident_is_number(const char *bytes, int len, int64 *number)
 
 /*
  * The number that is written in these eight lower-case hexadecimal digits, four and
- * four, all of which are looked at at once; false if they are not such digits.
+ * four, all checked at once; false if they are not such digits.
  */
 static inline bool
 ident_parse_hex(const char *left, const char *right, uint32 *number)
@@ -569,7 +569,7 @@ ident_to_datum(Oid type, text *ident, Datum *value)
 	const char *bytes = VARDATA_ANY(ident);
 	int			len = VARSIZE_ANY_EXHDR(ident);
 	int64		number;
-	pg_uuid_t  *uuid;
+	pg_uuid_t	uuid;
 
 	switch (type)
 	{
@@ -586,9 +586,10 @@ ident_to_datum(Oid type, text *ident, Datum *value)
 			*value = DirectFunctionCall1(namein, CStringGetDatum(text_to_cstring(ident)));
 			return true;
 		case UUIDOID:
-			uuid = palloc(sizeof(pg_uuid_t));
-			*value = UUIDPGetDatum(uuid);
-			return ident_is_uuid(bytes, len, uuid);
+			if (!ident_is_uuid(bytes, len, &uuid))
+				return false;
+			*value = UUIDPGetDatum(memcpy(palloc(UUID_LEN), &uuid, UUID_LEN));
+			return true;
 		case INT2OID:
 			if (!ident_is_number(bytes, len, &number) || number != (int16) number)
 				return false;

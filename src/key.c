@@ -6,7 +6,7 @@
  * random secret, so that nobody can choose ids that collide.  The server's
  * backends share one secret (shared.c); without shared memory, each has its
  * own for its memo.  The two halves of a key are two hashes of the id, by
- * different seeds, since the first is all that most look-ups need.
+ * different seeds, since the lower is all that most look-ups need.
  *
  * A seed is made from the secret, the database and the organization.  There
  * are few of these, so the last seed is kept.
@@ -66,7 +66,7 @@ key_make_seed(text *organization)
 }
 
 /*
- * Of an id that is as short as a number, or as long as a uuid.
+ * The lower half for an id that may be the text form of a number or uuid.
  */
 uint64
 key_hash_value(const char *user_id, int len, uint64 seed)

@@ -72,8 +72,9 @@ key_seed(text *organization)
  * To make the text of each value, only to hash it, takes longer than all else: what
  * has been written in small pieces cannot be read in larger ones until it has arrived
  * in the cache.  So it is the other way around: a text that is the text form of a
- * number or uuid is hashed as that is.  What else may happen to have the same bytes
- * differs in the upper half.
+ * number or uuid is hashed as that is.  An id that has the same bytes as a number or
+ * uuid thus shares its lower half, whatever the secret; the upper half, a hash of the
+ * text form, tells them apart.
  */
 static inline uint64
 key_hash_number(int64 number, uint64 seed)
