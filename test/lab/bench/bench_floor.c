@@ -50,8 +50,7 @@ bench_cpu(PG_FUNCTION_ARGS)
 }
 
 /*
- * stay_on(pid, processor): have that backend run there only.  Nothing where the
- * processor is -1, which means that the operating system cannot do that.
+ * stay_on(pid, processor): have that backend run there only; -1: wherever it likes.
  */
 Datum
 bench_stay_on(PG_FUNCTION_ARGS)
