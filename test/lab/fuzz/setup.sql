@@ -307,7 +307,7 @@ BEGIN
 	INSERT INTO fuzz.event (user_id, organization, occurred_at) SELECT user_id, organization, at FROM fuzz.row WHERE organization <> '*' AND random() < 0.2;
 	INSERT INTO fuzz.event_part (user_id, organization, at, n) SELECT user_id, organization, at, n % 4 FROM fuzz.row WHERE organization <> '*' AND random() < 0.2;
 	INSERT INTO fuzz.event_uuid (user_id, at) SELECT uid, at FROM fuzz.row WHERE random() < 0.2;
-	INSERT INTO fuzz.event_plain (user_id, organization, at) SELECT user_id, organization, at FROM fuzz.row WHERE random() < 0.2;
+	INSERT INTO fuzz.event_plain (user_id, organization, at) SELECT user_id, organization, at FROM fuzz.row WHERE organization <> '*' AND random() < 0.2;
 EXCEPTION WHEN lock_not_available OR deadlock_detected OR query_canceled OR serialization_failure OR unique_violation
 	OR undefined_object OR object_not_in_prerequisite_state THEN
 	-- other sessions do the same
