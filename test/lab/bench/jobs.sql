@@ -111,6 +111,8 @@ SELECT phase, name, mem, events, expect, restart,
 	('uuid', 'no-op', 'event', :events, :events, NULL, '', 'no_op(user_id)', '{default,large}'),
 	('uuid', 'floor', 'event', :events, :events, NULL, format('SELECT floor_memory(%s)', 2 * :list), 'floor(user_id)', '{default,large}'),
 	('uuid', 'accepts', 'event', :events, :kept, NULL, '', 'optout.accepts(user_id)', '{default,large}'),
+	-- the keys were added after a start
+	('large', 'first', 'event_30', :events, :kept_30, NULL, '', 'optout.accepts(user_id)', '{default}'),
 	('large', 'later', 'event_30', :events, :kept_30, NULL, '', 'optout.accepts(user_id)', '{default}'),
 	('large', 'no-op', 'event', :events, :events, NULL, '', 'no_op(user_id)', '{default}'),
 	('large', 'floor', 'event', :events, :events, NULL, format('SELECT floor_memory(%s)', 2 * :large_list), 'floor(user_id)', '{default}'),
@@ -222,6 +224,7 @@ INSERT INTO comparison (what, phase, ours, theirs, unit, target) VALUES
 	('list of ' || words(:large_list) || ', kept row, floor, ns', 'large', 'floor', NULL, 'ns', NULL),
 	('list of ' || words(:large_list) || ', kept row, filter_memory 16 MB, ns', 'large', 'accepts', NULL, 'ns', '<= 140'),
 	('list of ' || words(:large_list) || ', kept row, filter_memory 32 MB, ns', 'larger', 'accepts', NULL, 'ns', '<= 140'),
+	('list of ' || words(:large_list) || ', 30 % discarded, first scan after a start, ns a row', 'large', 'first', NULL, 'ns', NULL),
 	('list of ' || words(:large_list) || ', 30 % discarded, later sessions, ns a row', 'large', 'later', NULL, 'ns', '<= 350'),
 	('list of ' || words(:large_list) || ', adding the keys, filter_memory 16 MB, ns a row', 'large', 'keys', NULL, 'ns', NULL),
 	('list of ' || words(:large_list) || ', adding the keys, filter_memory 32 MB, ns a row', 'larger', 'keys', NULL, 'ns', NULL);
