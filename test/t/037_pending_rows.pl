@@ -84,9 +84,12 @@ for my $name ('aaa', 'zzz')
 
 # Reading the table is no reason to go by it.
 my $lookups = 'SELECT lookups_table FROM optout.status';
+my $read = 'SELECT count(*) FROM optout.opt_out_list WHERE optout.accepts(user_id)';
 my $out = is_out();
+# whom the cache has put into the same group is not in it any more
+$witness->query($read);
 my $n = $witness->query($lookups);
-$witness->query('SELECT count(*) FROM optout.opt_out_list WHERE optout.accepts(user_id)');
+$witness->query($read);
 is($witness->query($lookups), $n, 'the filter answers within a query that reads the table');
 
 # Workers of a parallel query that a trigger runs see the rows that are pending in the
