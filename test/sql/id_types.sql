@@ -63,59 +63,31 @@ SELECT count(*) >= 200 AS uuids FROM uuid;
 -- is_opted_out() likewise, and a guard of any type of column
 SELECT count(*) FROM number WHERE optout.is_opted_out(n) <> EXISTS (SELECT FROM person WHERE id = n::text AND listed);
 SELECT count(*) FROM uuid WHERE optout.is_opted_out(u) <> EXISTS (SELECT FROM person WHERE id = u::text AND listed);
-CREATE TABLE by_text (user_id text);
-CREATE TABLE by_varchar (user_id varchar);
-CREATE TABLE by_bpchar (user_id character(40));
-CREATE TABLE by_name (user_id name);
-CREATE TABLE by_smallint (user_id smallint);
-CREATE TABLE by_integer (user_id integer);
-CREATE TABLE by_bigint (user_id bigint);
-CREATE TABLE by_uuid (user_id uuid);
-SELECT count(optout.guard(relation)) FROM unnest('{by_text,by_varchar,by_bpchar,by_name,by_smallint,by_integer,by_bigint,by_uuid}'::regclass[]) AS relation;
-INSERT INTO by_text SELECT id FROM person;
-INSERT INTO by_varchar SELECT id FROM person;
-INSERT INTO by_bpchar SELECT id FROM person WHERE id NOT LIKE '% ';
-INSERT INTO by_name SELECT id FROM person;
-INSERT INTO by_smallint SELECT n FROM number WHERE n BETWEEN -32768 AND 32767;
-INSERT INTO by_integer SELECT n FROM number WHERE n BETWEEN -2147483648 AND 2147483647;
-INSERT INTO by_bigint SELECT n FROM number;
-INSERT INTO by_uuid SELECT u FROM uuid;
+CREATE TABLE id_type (type text PRIMARY KEY, declared text);
+INSERT INTO id_type VALUES ('text', 'text'), ('varchar', 'varchar'), ('bpchar', 'character(40)'), ('name', 'name'),
+	('smallint', 'smallint'), ('integer', 'integer'), ('bigint', 'bigint'), ('uuid', 'uuid');
+CREATE VIEW offered AS
+SELECT type, id FROM person, unnest('{text,varchar,bpchar,name}'::text[]) AS type WHERE type <> 'bpchar' OR id NOT LIKE '% '
+UNION ALL SELECT type, n::text FROM number, (VALUES ('smallint', 32767), ('integer', 2147483647), ('bigint', 9223372036854775807)) AS t (type, largest)
+           WHERE n BETWEEN -largest - 1 AND largest
+UNION ALL SELECT 'uuid', u::text FROM uuid;
+SELECT format('CREATE TABLE %I (user_id %s)', 'by_' || type, declared) FROM id_type \gexec
+SELECT count(optout.guard(to_regclass('by_' || type))) FROM id_type;
+SELECT format('INSERT INTO %I SELECT id::%s FROM offered WHERE type = %L', 'by_' || type, declared, type) FROM id_type \gexec
+SELECT 'CREATE VIEW stored AS ' || string_agg(format('SELECT %L AS type, user_id::text AS id FROM %I', type, 'by_' || type), ' UNION ALL ') FROM id_type \gexec
 -- What is stored must be the events of all who are not listed, and of nobody else.
 CREATE VIEW report AS
-WITH stored AS (
-	SELECT 'text' AS type, user_id AS id FROM by_text
-	UNION ALL SELECT 'varchar', user_id FROM by_varchar
-	UNION ALL SELECT 'bpchar', user_id FROM by_bpchar
-	UNION ALL SELECT 'name', user_id FROM by_name
-	UNION ALL SELECT 'smallint', user_id::text FROM by_smallint
-	UNION ALL SELECT 'integer', user_id::text FROM by_integer
-	UNION ALL SELECT 'bigint', user_id::text FROM by_bigint
-	UNION ALL SELECT 'uuid', user_id::text FROM by_uuid
-), offered AS (
-	SELECT type, id FROM person, unnest('{text,varchar,bpchar,name}'::text[]) AS type WHERE type <> 'bpchar' OR id NOT LIKE '% '
-	UNION ALL SELECT type, n::text FROM number, (VALUES ('smallint', 32767), ('integer', 2147483647), ('bigint', 9223372036854775807)) AS t (type, largest)
-	           WHERE n BETWEEN -largest - 1 AND largest
-	UNION ALL SELECT 'uuid', u::text FROM uuid
-)
 SELECT type, count(*) > 50 AS offered, count(*) FILTER (WHERE stored.id IS NULL AND listed IS NOT TRUE) AS missing,
        count(*) FILTER (WHERE stored.id IS NOT NULL AND listed) AS leaked,
        count(*) FILTER (WHERE stored.id IS NULL AND listed) > 10 AS discarded
   FROM offered LEFT JOIN stored USING (type, id) LEFT JOIN person USING (id)
  GROUP BY type ORDER BY type;
-
 SELECT * FROM report;
 
 -- purge() looks for each id as the value that it is the text form of
 SELECT optout.opt_in(array_agg(id)) = count(*) AS all_opted_in FROM person WHERE listed;
-INSERT INTO by_smallint SELECT n FROM number JOIN person ON id = n::text WHERE listed AND n BETWEEN -32768 AND 32767;
-INSERT INTO by_integer SELECT n FROM number JOIN person ON id = n::text WHERE listed AND n BETWEEN -2147483648 AND 2147483647;
-INSERT INTO by_bigint SELECT n FROM number JOIN person ON id = n::text WHERE listed;
-INSERT INTO by_uuid SELECT u FROM uuid JOIN person ON id = u::text WHERE listed;
-INSERT INTO by_text SELECT id FROM person WHERE listed;
-INSERT INTO by_varchar SELECT id FROM person WHERE listed;
-INSERT INTO by_bpchar SELECT id FROM person WHERE listed AND id NOT LIKE '% ';
-INSERT INTO by_name SELECT id FROM person WHERE listed;
-SELECT type, leaked > 10 AS stored FROM report WHERE leaked <= 10;
+SELECT format('INSERT INTO %I SELECT id::%s FROM offered JOIN person USING (id) WHERE type = %L AND listed', 'by_' || type, declared, type) FROM id_type \gexec
+SELECT type AS not_stored FROM report WHERE leaked <= 10;
 SET client_min_messages = error;
 SELECT optout.opt_out(array_agg(id)) = count(*) AS all_opted_out FROM person WHERE listed;
 DO $$
@@ -128,7 +100,7 @@ $$;
 RESET client_min_messages;
 SELECT * FROM report;
 
-DROP VIEW report, wrong, number, uuid;
-DROP TABLE by_text, by_varchar, by_bpchar, by_name, by_smallint, by_integer, by_bigint, by_uuid;
-DROP TABLE person;
+DROP VIEW report, stored, offered, wrong, number, uuid;
+SELECT 'DROP TABLE ' || string_agg(format('%I', 'by_' || type), ', ') FROM id_type \gexec
+DROP TABLE id_type, person;
 DROP EXTENSION optout CASCADE;
