@@ -491,8 +491,8 @@ ident_is_number(const char *bytes, int len, int64 *number)
 		bytes++;
 		len--;
 	}
-	/* 19 digits never overflow, and no integer has more */
-	if (len < 1 || len > 19 || (bytes[0] == '0' && (len > 1 || negative)))
+	/* the digits of the longest, without its sign, never overflow */
+	if (len < 1 || len > MAXINT8LEN - 1 || (bytes[0] == '0' && (len > 1 || negative)))
 		return false;
 	for (int i = 0; i < len; i++)
 	{

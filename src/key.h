@@ -8,6 +8,8 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "utils/builtins.h"
+
 #include "ident.h"
 
 /*
@@ -92,7 +94,7 @@ static inline uint64
 key_hash_text(const char *user_id, int len, uint64 seed)
 {
 	/* what is as long as a bigint or a uuid may be one */
-	if (len <= 20 || len == UUID_TEXT_LEN)
+	if (len <= MAXINT8LEN || len == UUID_TEXT_LEN)
 		return key_hash_value(user_id, len, seed);
 	return XXH3_64bits_withSeed(user_id, len, seed);
 }
